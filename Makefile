@@ -1,0 +1,38 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-all package package-zip package-env clean
+
+# Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
+in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## everything that running needs, into .venv (the first time some minutes, later nothing)
+	@scripts/setup
+
+demo: setup  ## raw clicks to published candidates and a report, on generated data
+	$(in_env) trichannel run --config demo
+
+check: setup  ## lint, format, types
+	$(in_env) ruff check .
+	$(in_env) ruff format --check .
+	$(in_env) mypy
+
+test: check  ## check, then the tests
+	$(in_env) python -m pytest
+
+test-all: check  ## check, then all the tests, the slow ones too
+	$(in_env) python -m pytest -m ''
+
+package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
+
+package-zip: setup  ## dist/trichannel.zip: our code, for spark-submit --py-files
+	$(in_env) python scripts/package zip
+
+package-env: setup  ## dist/trichannel-env.tar.gz: what our code imports, for spark-submit --archives
+	$(in_env) python scripts/package env
+
+clean:  ## remove packages and caches; the environment stays (rm -rf .venv)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
