@@ -1,0 +1,189 @@
+"""What every command shares: its arguments, log lines, run status file and exit codes."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from conf import errors
+from conf.settings import Settings, check_ds, check_name, load
+from conf.storage import MAIN, Store, new_run_id, now
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command as the user gave it, checked."""
+
+    config: str
+    settings: Settings
+    overrides: tuple[str, ...]
+    ds: str
+    variant: str
+    run_id: str
+    force: bool
+    break_lock: bool
+    dry_run: bool
+    log: "Log"
+
+    @property
+    def store(self) -> Store:
+        """The tables this request reads and writes."""
+        return Store.of(self.settings, self.variant)
+
+    def arguments(self) -> list[str]:
+        """The same request as arguments for another process."""
+        words = ["--config", self.config, "--ds", self.ds, "--variant", self.variant, "--run-id", self.run_id]
+        for override in self.overrides:
+            words += ["--set", override]
+        return words + ["--force"] * self.force + ["--break-lock"] * self.break_lock + ["--log-format", self.log.format]
+
+
+class Log:
+    """One line an event on stderr, as JSON or text."""
+
+    def __init__(self, log_format: str = "json", *, run_id: str = "") -> None:
+        self.format, self.run_id = log_format, run_id
+
+    def __call__(self, event: str, **values: Any) -> None:
+        if self.format == "json":
+            line = json.dumps({"time": now(), "event": event, "run_id": self.run_id, **values}, default=str)
+        else:
+            line = f"{now()} {event} " + " ".join(f"{key}={value}" for key, value in values.items())
+        print(line, file=sys.stderr, flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every job and verb takes."""
+    parser.add_argument(
+        "--config", default="demo", metavar="NAME_OR_FILE", help="packaged settings by name, or a YAML file (default: demo)"
+    )
+    parser.add_argument("--ds", metavar="YYYY-MM-DD", help="the last day included (default: source.default_ds)")
+    parser.add_argument("--variant", default=MAIN, metavar="NAME", help="where the tables go, beside production's 'main'")
+    parser.add_argument("--run-id", metavar="ID", help="name of this run (default: time and a random part)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--force", action="store_true", help="do it again even if nothing changed")
+    parser.add_argument("--break-lock", action="store_true", help="take the lock of a run that you know is dead")
+    parser.add_argument("--log-format", choices=("json", "text"), default="json", help="log lines on stderr (default: json)")
+
+
+def request(arguments: argparse.Namespace) -> Request:
+    """The parsed arguments, with settings loaded and names checked. Raises SettingsError."""
+    settings = load(arguments.config, arguments.set)
+    run_id = check_name("--run-id", arguments.run_id or new_run_id())
+    return Request(
+        config=arguments.config,
+        settings=settings,
+        overrides=tuple(arguments.set),
+        ds=check_ds(arguments.ds or settings.source.default_ds),
+        variant=check_name("--variant", arguments.variant),
+        run_id=run_id,
+        force=arguments.force,
+        break_lock=arguments.break_lock,
+        dry_run=arguments.dry_run,
+        log=Log(arguments.log_format, run_id=run_id),
+    )
+
+
+class RunStatus:
+    """ROOT/_runs/<run_id>.json, written at the start, after each stage, and at the end whatever happens.
+
+    Cluster managers lose exit codes; this file keeps them.
+    """
+
+    def __init__(self, asked: Request, command: str) -> None:
+        self._store, self._run_id = asked.store, asked.run_id
+        self._data: dict[str, Any] = {
+            "run_id": asked.run_id,
+            "command": command,
+            "config": asked.config,
+            "ds": asked.ds,
+            "variant": asked.variant,
+            "status": "running",
+            "exit_code": None,
+            "started_at": now(),
+            "ended_at": None,
+            "stages": [],
+            "errors": [],
+        }
+
+    def __enter__(self) -> "RunStatus":
+        self._write()
+        return self
+
+    def stage(self, name: str, status: str, seconds: float, **values: Any) -> None:
+        """Add a finished stage: status ok, skipped or failed."""
+        self._data["stages"].append({"stage": name, "status": status, "seconds": round(seconds, 3), **values})
+        self._write()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        code = 0 if error is None else exit_code(error)
+        self._data.update(status="ok" if code == 0 else "failed", exit_code=code, ended_at=now())
+        if error is not None:
+            self._data["errors"] = [str(error) or type(error).__name__]
+        try:
+            self._write()
+        except errors.TrichannelError:
+            if error is None:
+                raise
+            # the first error is the one to report; a full disk that stopped the run stops this file too
+
+    def _write(self) -> None:
+        self._store.write_status(self._run_id, self._data)
+
+
+def exit_code(error: BaseException) -> int:
+    """The documented exit code of an exception."""
+    if isinstance(error, errors.TrichannelError):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 130 if isinstance(error, KeyboardInterrupt) else errors.UNEXPECTED
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run a command's body; print a known error as it is, an unknown one with its trace; return the exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return body()
+    except errors.TrichannelError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing was published", file=sys.stderr, flush=True)
+        return 130
+    except SystemExit as error:
+        return exit_code(error)
+    except Exception:
+        traceback.print_exc()
+        print(f"unexpected error; exit {errors.UNEXPECTED}", file=sys.stderr, flush=True)
+        return errors.UNEXPECTED
+
+
+def parse(prog: str, description: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the common options alone; wrong usage exits with 2."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+class Timer:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed time."""
+        return time.monotonic() - self._start

@@ -1,0 +1,116 @@
+"""Every job of the day: what it reads, what it publishes, and which settings shape its outputs."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from conf.settings import Settings
+
+VOCABULARIES: Final = "vocab_*"  # stands for one table per embedded field
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """inputs, outputs: table names. settings: sections (or section.key) that enter the hash; a job reads no others.
+
+    module: where its command lives; "" = spark_jobs.<name>.
+    code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    settings: tuple[str, ...]
+    module: str = ""
+    code: int = 1
+
+
+JOBS: Final[Mapping[str, JobSpec]] = {
+    "ingest": JobSpec((), ("clicks", "users", "items", "rejects"), ("source",)),
+    "vocabulary": JobSpec(
+        ("clicks", "users", "items"),
+        ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),
+        ("split", "model.fields"),
+    ),
+    "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
+    "sessions": JobSpec(("events",), ("sessions",), ("session",)),
+    "cooccurrence": JobSpec(("sessions", "item_feat"), ("cooc",), ("cooc",)),
+    "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields")),
+    "train": JobSpec(
+        ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
+        ("model",),
+        ("model", "base", "objectives", "mining", "trainer"),
+        "trainer.train",
+    ),
+    "embed": JobSpec(("model", "user_state", "user_feat", "item_feat"), ("embeddings_user", "embeddings_item"), (), "retrieval.embed"),
+    "index": JobSpec(("embeddings_user", "embeddings_item", "user_state", "item_feat"), ("index",), ("index",), "retrieval.index"),
+    "neighbours": JobSpec(
+        ("index", "embeddings_user", "embeddings_item", "user_state"),
+        ("neighbours_user", "neighbours_item"),
+        ("channels.u2u2i", "channels.i2i", "channels.top"),
+        "retrieval.neighbours",
+    ),
+    "candidates": JobSpec(
+        (
+            *("embeddings_user", "embeddings_item", "index", "neighbours_user", "neighbours_item", "cooc"),
+            *("user_state", "item_feat", "user_index", "item_index"),
+        ),
+        ("channel_candidates", "candidates"),
+        ("channels", "merge", "model.history"),
+        "retrieval.candidates",
+    ),
+    "offline_metrics": JobSpec(
+        ("channel_candidates", "candidates", "events", "user_state", "cooc", "item_feat", "user_index", "item_index"),
+        ("metrics_user", "metrics"),
+        ("evaluation", "source", "split", "channels.top", "channels.seen"),
+    ),
+    "report": JobSpec(
+        (
+            *("clicks", "users", "items", "events", "user_state", "sessions", "cooc", "samples", "model", "index"),
+            *("channel_candidates", "candidates", "metrics", "user_index", "item_index"),
+        ),
+        ("report",),
+        ("report", "evaluation"),
+    ),
+}
+
+
+def outputs(job: str, settings: Settings) -> tuple[str, ...]:
+    """The tables the job publishes, vocabularies by name."""
+    return _by_name(JOBS[job].outputs, settings)
+
+
+def inputs(job: str, settings: Settings) -> tuple[str, ...]:
+    """The tables the job reads, vocabularies by name."""
+    return _by_name(JOBS[job].inputs, settings)
+
+
+def module_of(job: str) -> str:
+    """The Python module whose `main` runs the job."""
+    return JOBS[job].module or f"spark_jobs.{job}"
+
+
+def producer(table: str) -> str:
+    """The job that publishes the table; raises KeyError if none does."""
+    for job, spec in JOBS.items():
+        if table in spec.outputs or (table.startswith("vocab_") and VOCABULARIES in spec.outputs):
+            return job
+    raise KeyError(table)
+
+
+def upstream(job: str) -> tuple[str, ...]:
+    """The jobs whose tables it reads, in order of the day."""
+    wanted = {producer(table) for table in JOBS[job].inputs}
+    return tuple(name for name in JOBS if name in wanted)
+
+
+def config_hash(job: str, settings: Settings) -> str:
+    """16 hex digits over every setting that shapes the job's outputs, its own and those of all jobs before it."""
+    spec = JOBS[job]
+    parts = [job, str(spec.code), settings.section_hash(spec.settings), *(config_hash(before, settings) for before in upstream(job))]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _by_name(names: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
+    fields = [f"vocab_{field.name}" for field in settings.registry().embedded]
+    return tuple(name for entry in names for name in (fields if entry == VOCABULARIES else [entry]))
