@@ -1,0 +1,30 @@
+"""How the workers of one training talk to each other."""
+
+from collections.abc import Callable
+
+from trainer.backends.backend import Backend, is_sparse_table, mark_sparse_table
+
+
+def _single() -> Backend:
+    from trainer.backends.single import SingleBackend
+
+    return SingleBackend()
+
+
+def _horovod() -> Backend:
+    from trainer.backends.horovod import HorovodBackend  # Horovod is an extra: imported only where it is asked for
+
+    return HorovodBackend()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"single": _single, "horovod": _horovod}
+
+
+def build_backend(name: str) -> Backend:
+    """The named backend, ready for use; raises ValueError for an unknown name."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; known: {', '.join(sorted(BACKENDS))}")
+    return BACKENDS[name]()
+
+
+__all__ = ["BACKENDS", "Backend", "build_backend", "is_sparse_table", "mark_sparse_table"]

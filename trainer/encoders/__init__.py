@@ -1,0 +1,32 @@
+"""The encoders by name. A new one is a file here and a line in ENCODERS; the suite in tests/contracts then tests it."""
+
+from collections.abc import Callable, Mapping
+
+from conf.fields import Registry
+from conf.settings import Settings
+from trainer.catalogue import Catalogue
+from trainer.deferred import deferred_init, materialize_module
+from trainer.encoders.dssm import DSSM
+from trainer.encoders.encoder import Batch, Encoder
+
+ENCODERS: dict[str, Callable[[Settings, Registry, Catalogue, Mapping[str, int]], Encoder]] = {"dssm": DSSM}
+
+
+def build_encoder(settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> Encoder:
+    """The encoder of settings.model.encoder with fresh weights, the same for the same settings.trainer.seed.
+
+    Args:
+        vocab_sizes: field -> rows of its embedding table, 4 + rows of vocab_<field>.
+
+    Raises:
+        ValueError: unknown encoder.
+    """
+    name = settings.model.encoder
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}; known: {', '.join(sorted(ENCODERS))}")
+    encoder = deferred_init(ENCODERS[name], settings, registry, catalogue, vocab_sizes)
+    materialize_module(encoder, seed=settings.trainer.seed)
+    return encoder
+
+
+__all__ = ["ENCODERS", "Batch", "Encoder", "build_encoder"]

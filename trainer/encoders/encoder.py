@@ -1,0 +1,40 @@
+"""The interface of an encoder: users and items in, vectors out."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""One rank's rows of one global batch:
+
+row int64[B]: number of the row in the global batch, keys the draws; sample_id, user_idx, item_idx int64[B]; hist int64[B, L]: item_idx,
+oldest first, 0 PAD at the end; hist_len int64[B]; weight float32[B]; um_b, uh_b, vm_b int64[B]: masks of view b;
+user.<field> int64[B] (single) or int64[B, M] (multi, 0-padded).
+"""
+
+
+class Encoder(nn.Module, ABC):
+    """similarity: what the base loss and retrieval compare by. dim: D. interests: K vectors a user.
+
+    Dropout happens only in train mode and only where the caller gives noise: int64[n], a random word a row (see trainer.randomness).
+    """
+
+    similarity: Literal["cosine", "inner_product"]
+    dim: int
+    interests: int
+
+    @abstractmethod
+    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """float[B, K, D], not normalised. Reads hist, hist_len and user.* of the batch.
+
+        um: int64[B], bit f = user field f is masked. uh: int64[B], bit p = history position p is dropped; the most recent click stays.
+        """
+
+    @abstractmethod
+    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """float[n, D], not normalised, of item_idx int64[n]. vm: int64[n], bit f = item field f is masked."""
+
+    @abstractmethod
+    def tables(self) -> list[nn.Parameter]:
+        """The embedding tables: what settings.trainer.optimizer.tables applies to."""

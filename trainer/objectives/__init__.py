@@ -1,0 +1,69 @@
+"""The losses by name. A new one is a file here and a line in a dict, plus its settings; the suite in tests/contracts then tests it."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from conf.settings import Settings
+from trainer.deferred import deferred_init, materialize_module
+from trainer.encoders.encoder import Encoder
+from trainer.objectives.logistic import Logistic
+from trainer.objectives.mic import MicContrast
+from trainer.objectives.objective import Objective
+from trainer.objectives.sampled_softmax import SampledSoftmax
+from trainer.objectives.step import Step
+
+Builder = Callable[[Settings, Encoder], Objective]
+
+BASE_LOSSES: dict[str, Builder] = {"logistic": Logistic, "sampled_softmax": SampledSoftmax}
+OBJECTIVES: dict[str, Builder] = {"mic": MicContrast}
+
+
+class Criterion(nn.Module):
+    """The base loss and the objectives added to it, as one loss.
+
+    MIC (Lu et al. 2022) eq. 8: base.weight * base + mic.weight * (uv * L_uv + uu * L_uu + vv * L_vv).
+    """
+
+    def __init__(self, losses: dict[str, Objective]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+
+    def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total with gradient, its parts detached and unweighted, named "<loss>.<part>"); the mean over ranks of each is the global value."""
+        total: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            assert isinstance(loss, Objective)
+            for part, value in loss(step).items():
+                weighted = value * loss.weights[part]
+                total = weighted if total is None else total + weighted
+                parts[f"{name}.{part}"] = value.detach()
+        assert total is not None
+        return total, parts
+
+
+def build_objectives(settings: Settings, encoder: Encoder) -> Criterion:
+    """The loss that the settings describe, with fresh parameters of its own; raises ValueError for an unknown base loss.
+
+    Objectives of weight 0 are left out, so that base.weight 1 without objectives trains exactly the encoder's own loss.
+    """
+    name = settings.base.loss
+    if name not in BASE_LOSSES:
+        raise ValueError(f"unknown base loss {name!r}; known: {', '.join(sorted(BASE_LOSSES))}")
+    builders: dict[str, Builder] = {}
+    if settings.base.weight > 0:
+        builders[name] = BASE_LOSSES[name]
+    for extra, builder in OBJECTIVES.items():
+        section = getattr(settings.objectives, extra)
+        if section is not None and section.weight > 0:
+            builders[extra] = builder
+    if not builders:
+        raise ValueError("nothing to train on: base.weight is 0 and there is no objective with a weight")
+
+    criterion = deferred_init(lambda: Criterion({name: builder(settings, encoder) for name, builder in builders.items()}))
+    materialize_module(criterion, seed=settings.trainer.seed)
+    return criterion
+
+
+__all__ = ["BASE_LOSSES", "OBJECTIVES", "Criterion", "Objective", "Step", "build_objectives"]
