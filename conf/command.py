@@ -51,6 +51,7 @@ class Log:
         self.format, self.run_id = log_format, run_id
 
     def __call__(self, event: str, **values: Any) -> None:
+        """Print one event."""
         if self.format == "json":
             line = json.dumps({"time": now(), "event": event, "run_id": self.run_id, **values}, default=str)
         else:
@@ -121,6 +122,12 @@ class RunStatus:
         """Add a finished stage: status ok, skipped or failed."""
         self._data["stages"].append({"stage": name, "status": status, "seconds": round(seconds, 3), **values})
         self._write()
+
+    def annotate(self, **values: Any) -> None:
+        """Add values to the last stage."""
+        if self._data["stages"]:
+            self._data["stages"][-1].update(values)
+            self._write()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         code = 0 if error is None else exit_code(error)

@@ -70,6 +70,11 @@ class Manifest:
     created_at: str = ""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def identity(self) -> str:
+        """How a run that reads this one names it among its inputs."""
+        return f"{self.variant}/{self.ds}/{self.run_id} {self.content_hash}"
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The manifest as read from manifest.json."""

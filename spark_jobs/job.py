@@ -20,8 +20,9 @@ from pyspark.sql import types as T
 
 from conf import jobs
 from conf.command import Log, Request, RunStatus, Timer, guarded, parse, request
-from conf.errors import BadDataError, Fault, GateError, NotReadyError, SchemaError, StorageError, TrichannelError
+from conf.errors import BadDataError, Fault, GateError, SchemaError, StorageError, TrichannelError
 from conf.fields import Registry
+from conf.inputs import input_manifests, is_current, seen_inputs
 from conf.settings import Settings
 from conf.storage import FileEntry, Manifest, Publication, Record, Store, hash_file, open_root
 from conf.tables import ARTEFACTS, Table, check_columns, resolve, with_key_types
@@ -186,9 +187,7 @@ def run_job(job: Job, spark: SparkSession, asked: Request, status: RunStatus | N
 def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResult:
     settings, store, ds = asked.settings, asked.store, asked.ds
     manifests = input_manifests(job.name, store, ds, settings)
-    seen = {name: f"{m.variant}/{m.ds}/{m.run_id} {m.content_hash}" for name, m in manifests.items()}
-    if not manifests:
-        seen["source"] = source_state(settings)
+    seen = inputs_seen(job.name, asked, manifests)
     current = store.current(job.name, ds)
     if current is not None and not asked.force and is_current(current, job.name, settings, seen):
         rows = {table: store.load_manifest(table, current).rows for table in current.tables}
@@ -207,27 +206,13 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
     return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows)
 
 
-def input_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
-    """Manifests of every input; raises NotReadyError naming all that are not there."""
-    found: dict[str, Manifest] = {}
-    faults: list[Fault] = []
-    for table in jobs.inputs(job, settings):
-        try:
-            found[table] = store.manifest(table, ds, settings)
-        except NotReadyError as error:
-            faults += [Fault(f"table {table}: {fault.what}", fault.found, fault.fix) for fault in error.faults]
-    if faults:
-        raise NotReadyError(f"job {job}, ds={ds}", faults)
-    return found
-
-
-def is_current(record: Record, job: str, settings: Settings, seen: Mapping[str, str]) -> bool:
-    """Whether the committed record was made by equal settings from inputs of equal content."""
-
-    def contents(inputs: Mapping[str, str]) -> dict[str, str]:
-        return {table: value.rsplit(" ", 1)[-1] for table, value in inputs.items()}
-
-    return record.config_hash == jobs.config_hash(job, settings) and contents(record.inputs) == contents(seen)
+def inputs_seen(job: str, asked: Request, manifests: Mapping[str, Manifest] | None = None) -> dict[str, str]:
+    """What the job reads now: table -> identity of its current run; for the first job the state of the raw files. Raises NotReadyError."""
+    found = input_manifests(job, asked.store, asked.ds, asked.settings) if manifests is None else manifests
+    seen = seen_inputs(found)
+    if not found:
+        seen["source"] = source_state(asked.settings)
+    return seen
 
 
 def source_state(settings: Settings) -> str:
