@@ -1,0 +1,36 @@
+"""What a job reads for a day, and whether its current run was made from just that."""
+
+from collections.abc import Mapping
+
+from conf import jobs
+from conf.errors import Fault, NotReadyError
+from conf.settings import Settings
+from conf.storage import Manifest, Record, Store
+
+
+def input_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
+    """Manifests of every input; raises NotReadyError naming all that are not there."""
+    found: dict[str, Manifest] = {}
+    faults: list[Fault] = []
+    for table in jobs.inputs(job, settings):
+        try:
+            found[table] = store.manifest(table, ds, settings)
+        except NotReadyError as error:
+            faults += [Fault(f"table {table}: {fault.what}", fault.found, fault.fix) for fault in error.faults]
+    if faults:
+        raise NotReadyError(f"job {job}, ds={ds}", faults)
+    return found
+
+
+def seen_inputs(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """table -> "variant/ds/run content_hash", as records and manifests keep it."""
+    return {name: manifest.identity for name, manifest in manifests.items()}
+
+
+def is_current(record: Record, job: str, settings: Settings, seen: Mapping[str, str]) -> bool:
+    """Whether the committed record was made by equal settings from inputs of equal content."""
+
+    def contents(inputs: Mapping[str, str]) -> dict[str, str]:
+        return {table: value.rsplit(" ", 1)[-1] for table, value in inputs.items()}
+
+    return record.config_hash == jobs.config_hash(job, settings) and contents(record.inputs) == contents(seen)
