@@ -69,14 +69,28 @@ def load_job(name: str) -> Job:
 # ---- training, in processes of its own ------------------------------------------------------------------------------
 
 
-def train_command(asked: Request) -> list[str]:
+def train_command(asked: Request, *, resume: bool = False) -> list[str]:
     """The command that trains: `horovodrun -np N ... python -m trainer.train ...`, or plain Python for launcher single."""
     trainer = asked.settings.trainer
-    command = [sys.executable, "-m", "trainer.train", *asked.arguments()]
+    command = [sys.executable, "-m", "trainer.train", *asked.arguments(), *["--resume"] * resume]
     if trainer.launcher == "horovod":
         horovodrun = Path(sys.executable).with_name("horovodrun")
         return [str(horovodrun) if horovodrun.exists() else "horovodrun", "-np", str(trainer.workers), "--gloo", *command]
     return command
+
+
+def train_alone(asked: Request, *, resume: bool = False) -> int:
+    """The training stage as a command of its own; returns the launcher's exit code."""
+    command = train_command(asked, resume=resume)
+    if asked.dry_run:
+        print(" ".join(command), flush=True)
+        # one process is enough to say what would be trained
+        command = [sys.executable, "-m", "trainer.train", *asked.arguments(), "--dry-run"]
+    return subprocess.run(command, env=_environment(asked), check=False).returncode
+
+
+def _environment(asked: Request) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": str(asked.settings.trainer.threads)}
 
 
 def train(asked: Request, status: RunStatus | None = None) -> None:
@@ -87,7 +101,7 @@ def train(asked: Request, status: RunStatus | None = None) -> None:
     if current is not None and not asked.force and is_current(current, TRAIN, asked.settings, seen):
         _note(asked, status, "skipped", timer, current)
         return
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.settings.trainer.threads), "TRICHANNEL_STAGE": "1"}
+    environment = _environment(asked) | {"TRICHANNEL_STAGE": "1"}  # the run's status file is ours to write
     # stdout belongs to the summary line of the whole run, so the trainer's goes to stderr
     code = subprocess.run(train_command(asked), stdout=sys.stderr.fileno(), env=environment, check=False).returncode
     if code != 0:

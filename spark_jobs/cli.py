@@ -1,0 +1,274 @@
+"""The `trichannel` command: one verb a job, and verbs around them. Verbs import what they need only when they run."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+
+from conf import jobs
+from conf.command import add_arguments, guarded, request
+from conf.errors import EXIT_CODES, Fault, UsageError
+from conf.settings import load, packaged_names, to_yaml
+from conf.storage import Record, Store
+
+Arguments = argparse.Namespace
+
+
+@dataclass(frozen=True)
+class Verb:
+    """doc: one line for the list. run: argv after the verb -> exit code."""
+
+    doc: str
+    run: Callable[[Sequence[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the console script; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        print(f"error[T102] trichannel: unknown verb {name!r}; known: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return VERBS[name].run(rest)
+
+
+def overview() -> str:
+    """The list of verbs and exit codes."""
+    lines = ["usage: trichannel VERB [options]      (trichannel VERB --help lists the options)", "", "the day:"]
+    lines += [f"  {name:16} {VERBS[name].doc}" for name in VERBS if name not in jobs.JOBS]
+    lines += ["", "its jobs, one by one:"]
+    lines += [f"  {name:16} {VERBS[name].doc}" for name in jobs.JOBS]
+    lines += ["", "exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())]
+    lines += ["", f"packaged settings for --config: {', '.join(packaged_names())}; or give a YAML file"]
+    return "\n".join(lines)
+
+
+def _parser(verb: str, *, common: bool = True) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"trichannel {verb}", description=VERBS[verb].doc)
+    if common:
+        add_arguments(parser)
+    return parser
+
+
+# ---- verbs ----------------------------------------------------------------------------------------------------------
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = _parser("run")
+    parser.add_argument("--until", metavar="STAGE", help="the last stage to run (default: all)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs import pipeline
+
+        return pipeline.run(request(arguments), until=arguments.until)
+
+    return guarded(body)
+
+
+def _plan(argv: Sequence[str]) -> int:
+    arguments = _parser("plan").parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs import pipeline
+
+        asked = request(arguments)
+        print(pipeline.describe(pipeline.plan(asked), asked))
+        return 0
+
+    return guarded(body)
+
+
+def _job(name: str) -> Callable[[Sequence[str]], int]:
+    def run(argv: Sequence[str]) -> int:
+        if name == "train":
+            return _train(argv)
+        from spark_jobs.job import main as job_main
+
+        return job_main(import_module(jobs.module_of(name)).JOB, argv)
+
+    return run
+
+
+def _train(argv: Sequence[str]) -> int:
+    parser = _parser("train")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this day")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs import pipeline
+
+        return pipeline.train_alone(request(arguments), resume=arguments.resume)
+
+    return guarded(body)
+
+
+def _config(argv: Sequence[str]) -> int:
+    arguments = _parser("config").parse_args(argv)
+
+    def body() -> int:
+        print(to_yaml(load(arguments.config, arguments.set)), end="")
+        return 0
+
+    return guarded(body)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    _parser("doctor", common=False).parse_args(argv)
+    from spark_jobs.doctor import main as doctor_main
+
+    return guarded(doctor_main)
+
+
+def _init(argv: Sequence[str]) -> int:
+    parser = _parser("init", common=False)
+    parser.add_argument("--from", dest="source", required=True, metavar="PATH", help="a file or folder of raw clicks")
+    parser.add_argument("--out", default="trichannel.yaml", metavar="FILE", help="where the settings go (default: trichannel.yaml)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs.init import init
+
+        init(arguments.source, arguments.out)
+        print(f"wrote {arguments.out}; read it, then: trichannel run --config {arguments.out}")
+        return 0
+
+    return guarded(body)
+
+
+def _path(argv: Sequence[str]) -> int:
+    parser = _parser("path")
+    parser.add_argument("table", help="a table or artefact, for instance candidates")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        asked = request(arguments)
+        print(asked.store.uri(asked.store.folder_of(asked.store.manifest(_known_table(arguments.table), asked.ds, asked.settings))))
+        return 0
+
+    return guarded(body)
+
+
+def _show(argv: Sequence[str]) -> int:
+    parser = _parser("show")
+    parser.add_argument("table", help="a table or artefact")
+    parser.add_argument("--rows", type=int, default=5, help="rows shown (default: 5)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        asked = request(arguments)
+        manifest = asked.store.manifest(_known_table(arguments.table), asked.ds, asked.settings)
+        shown = {key: value for key, value in asdict(manifest).items() if key != "files"}
+        print(json.dumps(shown | {"files": len(manifest.files), "bytes": sum(f.bytes for f in manifest.files)}, indent=1))
+        for row in first_rows(asked.store.files_of(manifest), arguments.rows):
+            print(json.dumps(row, default=str, ensure_ascii=False))
+        return 0
+
+    return guarded(body)
+
+
+def first_rows(files: Sequence[str], num: int) -> list[dict[str, object]]:
+    """The first rows of a table's Parquet files; [] for artefacts."""
+    import pyarrow.parquet as pq
+
+    from conf.storage import open_root
+
+    rows: list[dict[str, object]] = []
+    for file in files:
+        if len(rows) >= num or not file.endswith(".parquet"):
+            break
+        filesystem, path = open_root(file)
+        with filesystem.open_input_file(path) as handle:
+            batch = next(pq.ParquetFile(handle).iter_batches(batch_size=max(1, num - len(rows))), None)
+            rows += batch.to_pylist() if batch is not None else []
+    return rows[:num]
+
+
+def _rollback(argv: Sequence[str]) -> int:
+    parser = _parser("rollback")
+    parser.add_argument("table", help="a table (all tables its job published with it go back too) or a job")
+    parser.add_argument("--to", required=True, metavar="RUN", help="the run to go back to")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        asked = request(arguments)
+        job = arguments.table if arguments.table in jobs.JOBS else jobs.producer(_known_table(arguments.table))
+        if asked.dry_run:
+            print(f"would make run {arguments.to} of {job} current for ds={asked.ds}; runs: {', '.join(asked.store.runs(job, asked.ds))}")
+            return 0
+        record = asked.store.rollback(job, asked.ds, arguments.to, asked.settings)
+        print(f"current {job} ds={record.ds} run={record.run_id} tables={','.join(record.tables)}")
+        return 0
+
+    return guarded(body)
+
+
+def _runs(argv: Sequence[str]) -> int:
+    parser = _parser("runs")
+    parser.add_argument("job", nargs="?", help="a job (default: all)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        asked = request(arguments)
+        if arguments.job is not None and arguments.job not in jobs.JOBS:
+            raise UsageError("trichannel runs", [Fault(f"unknown job {arguments.job!r}", f"known: {', '.join(jobs.JOBS)}")])
+        for job in [arguments.job] if arguments.job else jobs.JOBS:
+            print_runs(asked.store, job, asked.ds)
+        return 0
+
+    return guarded(body)
+
+
+def print_runs(store: Store, job: str, ds: str) -> None:
+    """The committed runs of a job, the current one marked."""
+    current: Record | None = store.current(job, ds)
+    for run_id in store.runs(job, ds):
+        mark = "*" if current is not None and current.run_id == run_id else " "
+        print(f"{mark} {job:16} ds={ds} run={run_id}")
+
+
+def _known_table(name: str) -> str:
+    try:
+        jobs.producer(name)
+    except KeyError:
+        known = [table for spec in jobs.JOBS.values() for table in spec.outputs]
+        raise UsageError("trichannel", [Fault(f"unknown table {name!r}", f"known: {', '.join(known)}")]) from None
+    return name
+
+
+_JOB_DOCS: Mapping[str, str] = {
+    "ingest": "raw clicks -> clicks, users, items, rejects",
+    "vocabulary": "-> vocab_<field>, user_index, item_index, user_feat, item_feat",
+    "events": "clicks -> events, user_state",
+    "sessions": "events -> sessions",
+    "cooccurrence": "sessions -> cooc",
+    "samples": "events -> samples, with masked views",
+    "train": "samples -> model (starts horovodrun, or plain Python)",
+    "embed": "model -> embeddings_user, embeddings_item",
+    "index": "embeddings -> FAISS index, its recall measured",
+    "neighbours": "index -> neighbours_user, neighbours_item",
+    "candidates": "-> channel_candidates, candidates",
+    "offline_metrics": "candidates + held-out clicks -> metrics_user, metrics",
+    "report": "-> report.html, report.json",
+}
+
+VERBS: Mapping[str, Verb] = {
+    "run": Verb("every job of a day, skipping what is up to date", _run),
+    "plan": Verb("which jobs would run, why, and the command of each", _plan),
+    "init": Verb("look at raw data and write settings that run", _init),
+    "config": Verb("print the resolved settings, each key with its meaning", _config),
+    "doctor": Verb("check Python, Java, Spark, torch, Horovod, FAISS, Petastorm; say what to type for each fault", _doctor),
+    "path": Verb("print where the current version of a table is", _path),
+    "show": Verb("print a table's manifest and first rows", _show),
+    "runs": Verb("list the committed runs of a day, the current one marked", _runs),
+    "rollback": Verb("make an earlier run current again", _rollback),
+    **{name: Verb(_JOB_DOCS[name], _job(name)) for name in jobs.JOBS},
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
