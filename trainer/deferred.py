@@ -1,8 +1,9 @@
 """Huge tables without huge memory: build a module without storage, then give it storage and weights.
 
-The names are those of torchdistx (pytorch/torchdistx, no longer released), whose `deferred_init` recorded the initialisation and replayed it. Here
-torch's meta device holds the shapes, and weights come from each module's own `reset`, seeded by the parameter's full *name*:
-so they do not depend on build order, and a shard of a table gets exactly its rows of the whole (trainer.randomness.fill_uniform_).
+The names are those of torchdistx (no longer released), whose `deferred_init` recorded the initialisation and replayed it.
+Here torch's meta device holds the shapes, and weights come from each module's own `reset`, seeded by the parameter's full
+*name*: so they do not depend on build order, and a shard of a table gets exactly its rows of the whole
+(trainer.randomness.fill_uniform_).
 """
 
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def materialize_module(
             for key, tensor in group.items():
                 if tensor is not None and tensor.is_meta:
                     fresh |= group is sub._parameters
-                    group[key] = done.setdefault(id(tensor), materialize_tensor(tensor, device))  # type: ignore[assignment]
+                    group[key] = done.setdefault(id(tensor), materialize_tensor(tensor, device))
         if fresh:
             reset_module(sub, seed=seed, name=name)
 

@@ -1,9 +1,14 @@
 """The interface of a backend. Every method except `abort` is collective: all ranks call it, in the same order."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
+
+from conf.errors import TRAINING
 
 
 class Backend(ABC):
@@ -34,8 +39,8 @@ class Backend(ABC):
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each .grad by its mean over ranks. Same parameters, same order on every rank.
 
-        A missing .grad counts as zero, and is filled in. Parameters marked by `mark_sparse_table` travel as coalesced (row, values) pairs and
-        end with a coalesced sparse .grad.
+        A missing .grad counts as zero, and is filled in. Parameters marked by `mark_sparse_table` travel as coalesced
+        (row, values) pairs and end with a coalesced sparse .grad.
         """
 
     @abstractmethod
@@ -54,12 +59,12 @@ class Backend(ABC):
     def barrier(self, timeout_s: float) -> None:
         """Wait for every rank; raises TrainingError when they are not all there in time."""
 
-    @abstractmethod
-    def abort(self) -> None:
-        """End this process at once with the exit code of a failed training; not collective, never returns.
+    def abort(self) -> NoReturn:
+        """End this process at once with the exit code of a failed training; not collective.
 
         For a rank that hangs in a collective: no clean-up runs. horovodrun then ends the other ranks.
         """
+        os._exit(TRAINING)
 
 
 def mark_sparse_table(parameter: nn.Parameter) -> None:
@@ -70,3 +75,12 @@ def mark_sparse_table(parameter: nn.Parameter) -> None:
 def is_sparse_table(parameter: nn.Parameter) -> bool:
     """Whether `mark_sparse_table` was called on it."""
     return bool(getattr(parameter, "sparse_table", False))
+
+
+def sparse_gradient(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient as coalesced sparse rows; an empty one where it has none."""
+    if parameter.grad is not None:
+        return parameter.grad.coalesce()
+    indices = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+    values = torch.empty(0, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device)
+    return torch.sparse_coo_tensor(indices, values, parameter.shape, check_invariants=False).coalesce()

@@ -30,7 +30,10 @@ class Criterion(nn.Module):
         self.losses = nn.ModuleDict(losses)
 
     def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """(total with gradient, its parts detached and unweighted, named "<loss>.<part>"); the mean over ranks of each is the global value."""
+        """(total with gradient, its parts detached and unweighted, named "<loss>.<part>").
+
+        The mean over ranks of each is the global value.
+        """
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for name, loss in self.losses.items():

@@ -1,5 +1,7 @@
 """One training step as the losses see it: the batch, its encodings (made once, shared by all losses) and what other ranks hold."""
 
+# ruff: noqa: N802  (names of properties carry shapes, too)
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +103,7 @@ class Step:
         return Representatives(
             local=chosen_N[self.own_columns_B].nonzero()[:, 0],
             all_ids=ids_N[chosen_N],
-            counts=[int(part.sum()) for part in chosen_N.split(self.counts)],
+            counts=[int(part.sum()) for part in torch.split(chosen_N, self.counts)],
         )
 
     def share_of_mean(self, local_sum: Tensor, global_count: Tensor | int) -> Tensor:
@@ -115,7 +117,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Representatives:
-    """local: int64[n_r], rows of this rank that stand for their entity. all_ids: int64[n] entities in rank order. counts: n_r of each rank."""
+    """local: int64[n_r], rows of this rank that stand for their entity. all_ids: int64[n], entities in rank order.
+
+    counts: n_r of each rank.
+    """
 
     local: Tensor
     all_ids: Tensor

@@ -1,0 +1,65 @@
+"""Binary cross-entropy over clicked and uniformly drawn items: the base loss of MIC's DSSM."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conf.settings import Settings
+from trainer.encoders.encoder import Encoder
+from trainer.objectives.negatives import uniform_negatives
+from trainer.objectives.objective import Objective
+from trainer.objectives.similarity import readout, unit
+from trainer.objectives.step import Step
+from trainer.randomness import Purpose
+
+SCALE, MAX_SCALE = 10.0, 100.0  # a = 1 / temperature of the contrastive losses at the start
+
+
+class Logistic(Objective):
+    """softplus(z) - y z with z = a cos(u, v) + b, averaged over the clicked pair (y = 1) and its drawn ones (y = 0), weighted by click.
+
+    Returns part "loss", >= 0; ln 2 where z = 0. a = exp(log_a) is kept in [1, 100].
+
+    Source: MIC (Lu et al. 2022) eq. 7, with its parenthesis corrected to (1 - y) log(1 - p), and p = sigmoid(z) since a
+    cosine is no probability.
+    """
+
+    def __init__(self, settings: Settings, encoder: Encoder) -> None:
+        super().__init__()
+        self.weights = {"loss": settings.base.weight}
+        self.num_negatives = settings.base.num_negatives
+        self.learned = settings.base.scale == "learned"
+        if self.learned:
+            self.log_scale, self.bias = nn.Parameter(torch.empty(())), nn.Parameter(torch.empty(()))
+
+    def reset(self, seed: int, name: str) -> None:
+        """a = 10, b = 0."""
+        if self.learned:
+            self.log_scale.fill_(math.log(SCALE))
+            self.bias.zero_()
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """{"loss": scalar}."""
+        row_B, num = step.batch["row"], self.num_negatives
+        drawn_BM, valid_BM = uniform_negatives(step.catalogue.num_items, step.known_positives, row_B, num, seed=step.seed, step=step.step)
+        noise_BM = step.words(Purpose.NEGATIVE_ITEMS, row_B[:, None], torch.arange(num, device=row_B.device))
+        drawn_BMD = unit(step.encoder.item(drawn_BM.reshape(-1), noise=noise_BM.reshape(-1))).view(*drawn_BM.shape, -1)
+        item_BD, user_BKD = unit(step.item_BD), unit(step.user_BKD)
+        chosen_BD = readout(user_BKD, item_BD)
+        cosine_BM = torch.cat([(chosen_BD * item_BD).sum(dim=1, keepdim=True), torch.einsum("bd,bmd->bm", chosen_BD, drawn_BMD)], dim=1)
+        weight_BM = step.batch["weight"].to(cosine_BM.dtype)[:, None] * F.pad(valid_BM, (1, 0), value=True)
+        local_sum = (cross_entropy(self.logits(cosine_BM)) * weight_BM).sum()
+        return {"loss": step.share_of_mean(local_sum, step.backend.sum(weight_BM.sum()))}
+
+    def logits(self, cosine: Tensor) -> Tensor:
+        """a cos + b."""
+        if not self.learned:
+            return SCALE * cosine
+        return self.log_scale.clamp(0, math.log(MAX_SCALE)).exp() * cosine + self.bias
+
+
+def cross_entropy(z_BM: Tensor) -> Tensor:
+    """float[B, M]: -ln sigmoid(z) in column 0 (the clicked item), -ln(1 - sigmoid(z)) in the others."""
+    return torch.cat([F.softplus(-z_BM[:, :1]), F.softplus(z_BM[:, 1:])], dim=1)

@@ -1,0 +1,68 @@
+"""Which items are drawn as negatives, and which columns must not count as one.
+
+All draws are keyed by (seed, step, global row): a worker draws for its rows what one worker alone would draw for them.
+"""
+
+import torch
+from torch import Tensor
+
+from trainer.randomness import Purpose, below
+
+REDRAWS = 3
+
+
+def uniform_negatives(num_items: int, known_BR: Tensor, row_B: Tensor, num: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """(item_idx int64[B, num], valid bool[B, num]): uniform over items 1..num_items, not among the row's known ones.
+
+    A draw that hits a known item is drawn again, at most 3 times, then it stays and is not valid. known_BR: 0 = none.
+    """
+    known_BR = known_BR.sort(dim=1).values
+    words = (int(Purpose.NEGATIVES), row_B[:, None], torch.arange(num, device=row_B.device))
+    items_BM = 1 + below(num_items, seed, step, *words, 0)
+    hit_BM = contains(known_BR, items_BM)
+    for attempt in range(1, REDRAWS + 1):
+        if not bool(hit_BM.any()):
+            break
+        items_BM = torch.where(hit_BM, 1 + below(num_items, seed, step, *words, attempt), items_BM)
+        hit_BM &= contains(known_BR, items_BM)
+    return items_BM, ~hit_BM
+
+
+def shared_set(num_items: int, num: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+    """int64[min(num, num_items)]: different items of 1..num_items, uniform without replacement, the same on every rank."""
+    if num >= num_items:
+        return torch.arange(1, num_items + 1, device=device)
+    draws = 2 * num
+    while True:  # the first `num` different values of an endless row of draws; more draws never change an earlier one
+        items = 1 + below(num_items, seed, step, int(Purpose.SHARED_SET), torch.arange(draws, device=device))
+        _, group = torch.unique(items, return_inverse=True)
+        position = torch.arange(draws, device=device)
+        first = torch.full_like(position, draws).scatter_reduce_(0, group, position, "amin")
+        chosen = items[position == first[group]]
+        if len(chosen) >= num:
+            return chosen[:num]
+        draws *= 2
+
+
+def contains(sorted_BR: Tensor, values_BM: Tensor) -> Tensor:
+    """bool[B, M]: whether each value stands in its row of sorted_BR."""
+    at_BM = torch.searchsorted(sorted_BR, values_BM.contiguous()).clamp_(max=sorted_BR.shape[1] - 1)
+    return sorted_BR.gather(1, at_BM) == values_BM
+
+
+def known_columns(known_BR: Tensor, columns_N: Tensor) -> Tensor:
+    """bool[B, N]: whether the item of each column is among the row's known ones (0 = none).
+
+    Searches each known item among the sorted columns: O(B R log N) instead of the O(B R N) of comparing all with all.
+    """
+    num_rows, num_known = known_BR.shape
+    sorted_N, order_N = columns_N.sort(stable=True)
+    wanted = known_BR.reshape(-1).contiguous()
+    low = torch.searchsorted(sorted_N, wanted)
+    num_hits = torch.searchsorted(sorted_N, wanted, right=True) - low
+    num_hits = num_hits.masked_fill(wanted == 0, 0)
+    hit = torch.arange(len(wanted), device=wanted.device).repeat_interleave(num_hits)
+    nth = torch.arange(len(hit), device=wanted.device) - (num_hits.cumsum(0) - num_hits)[hit]
+    out_BN = torch.zeros(num_rows, len(columns_N), dtype=torch.bool, device=columns_N.device)
+    out_BN[hit // max(num_known, 1), order_N[low[hit] + nth]] = True
+    return out_BN

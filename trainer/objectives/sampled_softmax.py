@@ -1,0 +1,91 @@
+"""Sampled softmax: the clicked item against uniform, shared or in-batch ones. The base loss of MicRec's encoders."""
+
+import torch
+from torch import Tensor
+
+from conf.settings import Settings
+from trainer.encoders.encoder import Encoder
+from trainer.objectives.contrast import nce_rows
+from trainer.objectives.negatives import known_columns, shared_set, uniform_negatives
+from trainer.objectives.objective import Objective
+from trainer.objectives.similarity import precise, readout, unit
+from trainer.objectives.step import Step
+from trainer.randomness import Purpose
+
+
+class SampledSoftmax(Objective):
+    """-s+ / t + ln(sum over the clicked and the other items of exp(s / t - ln q)), mean over rows weighted by click.
+
+    s is the encoder's own similarity. The others, by settings.base.negatives: `uniform` num_negatives drawn for each row;
+    `shared` one drawn set of that size for the whole batch; `in_batch` the targets of all rows of all ranks; `mixed` in_batch
+    and shared together. q is how often an item is expected among the columns; it differs between items only where columns come
+    from the batch. Columns that hold the row's own target again, or an item its user is known to like, do not count.
+
+    Returns part "loss", >= 0.
+
+    Source: MicRec (Xie et al. 2022) eq. 1 and 7, with the positive in the denominator; Yi et al. 2019, "Sampling-bias-corrected
+    neural modeling for large corpus item recommendations", for ln q; Yang et al. 2020, "Mixed negative sampling for learning
+    two-tower neural networks in recommendations".
+    """
+
+    def __init__(self, settings: Settings, encoder: Encoder) -> None:
+        super().__init__()
+        self.weights = {"loss": settings.base.weight}
+        self.temperature, self.num = settings.base.temperature, settings.base.num_negatives
+        self.uniform = settings.base.negatives == "uniform"
+        self.in_batch = settings.base.negatives in ("in_batch", "mixed")
+        self.shared = settings.base.negatives in ("shared", "mixed")
+        self.corrected = settings.base.logq and self.in_batch
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """{"loss": scalar}."""
+        item_BD = self._compared(step, step.item_BD)
+        user_BD = readout(self._compared(step, step.user_BKD), item_BD)
+        pos_B = (user_BD * item_BD).sum(dim=1) / self.temperature
+        if self.uniform:
+            neg_BM, valid_BM = self._uniform_columns(step, user_BD)
+        else:
+            columns_MD, items_M, valid_BM = self._common_columns(step, item_BD)
+            neg_BM = user_BD @ columns_MD.T / self.temperature
+            if self.corrected:  # after the temperature; never at retrieval
+                pos_B, neg_BM = pos_B - self.log_q(step, step.batch["item_idx"]), neg_BM - self.log_q(step, items_M)
+        pos_B1 = pos_B[:, None]
+        loss_B, _ = nce_rows(pos_B1, torch.ones_like(pos_B1, dtype=torch.bool), neg_BM, valid_BM)
+        weight_B = step.batch["weight"].to(loss_B.dtype)
+        return {"loss": step.share_of_mean((loss_B * weight_B).sum(), step.backend.sum(weight_B.sum()))}
+
+    def log_q(self, step: Step, items: Tensor) -> Tensor:
+        """ln(N p + m / num_items), the number of columns expected to hold each item; p = its share of train clicks, at least one click."""
+        counts = step.item_counts.to(items.device, torch.float64)
+        expected = sum(step.counts) * counts[items].clamp(min=1) / counts.sum()
+        if self.shared:
+            expected = expected + min(self.num, step.catalogue.num_items) / step.catalogue.num_items
+        return expected.log().to(torch.get_default_dtype())
+
+    def _compared(self, step: Step, vectors: Tensor) -> Tensor:
+        return unit(vectors) if step.encoder.similarity == "cosine" else precise(vectors)
+
+    def _uniform_columns(self, step: Step, user_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, valid), both [B, M]."""
+        row_B = step.batch["row"]
+        items_BM, valid_BM = uniform_negatives(
+            step.catalogue.num_items, step.known_positives, row_B, self.num, seed=step.seed, step=step.step
+        )
+        noise_BM = step.words(Purpose.NEGATIVE_ITEMS, row_B[:, None], torch.arange(self.num, device=row_B.device))
+        vectors_nD = self._compared(step, step.encoder.item(items_BM.reshape(-1), noise=noise_BM.reshape(-1)))
+        return torch.einsum("bd,bmd->bm", user_BD, vectors_nD.view(*items_BM.shape, -1)) / self.temperature, valid_BM
+
+    def _common_columns(self, step: Step, item_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all rows are compared with."""
+        vectors, items = [], []
+        if self.in_batch:
+            vectors.append(step.gather(item_BD))
+            items.append(step.all_ids("item_idx"))
+        if self.shared:
+            drawn = shared_set(step.catalogue.num_items, self.num, seed=step.seed, step=step.step, device=item_BD.device)
+            noise = step.words(Purpose.SHARED_ITEMS, torch.arange(len(drawn), device=drawn.device))
+            vectors.append(self._compared(step, step.encoder.item(drawn, noise=noise)))  # every rank encodes the same set
+            items.append(drawn)
+        items_M = torch.cat(items)
+        valid_BM = (items_M != step.batch["item_idx"][:, None]) & ~known_columns(step.known_positives, items_M)
+        return torch.cat(vectors), items_M, valid_BM

@@ -1,0 +1,86 @@
+"""One optimiser for the dense weights and one for the embedding tables."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conf.settings import Settings
+from trainer.encoders.encoder import Encoder
+
+ROWWISE_LR = 0.05
+
+
+class RowwiseAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator a row: row -= lr * g / (sqrt(sum of mean(g^2)) + eps). Touches only rows with a gradient.
+
+    State: V floats a table instead of Adam's 2 V D, and a step costs what the rows in use cost, not what the table costs.
+
+    Source: Duchi et al. 2011; one accumulator a row as in Mudigere et al. 2022, "Software-hardware co-design for fast and
+    scalable training of deep learning recommendation models".
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
+        super().__init__(parameters, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; sparse and dense gradients give the same result. closure: not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"], group["eps"])
+
+    def _update(self, parameter: Tensor, lr: float, eps: float) -> None:
+        state = self.state[parameter]
+        if "sum" not in state:
+            state["sum"] = torch.zeros(len(parameter), dtype=parameter.dtype, device=parameter.device)
+        assert parameter.grad is not None
+        if parameter.grad.is_sparse:
+            gradient = parameter.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+        else:
+            rows = (parameter.grad != 0).any(dim=1).nonzero()[:, 0]
+            values = parameter.grad[rows]
+        sums = state["sum"][rows] + values.square().mean(dim=1)
+        state["sum"][rows] = sums
+        parameter.index_add_(0, rows, values / (sums.sqrt() + eps)[:, None], alpha=-lr)
+
+
+class Optimizers:
+    """Adam for the dense weights; for the tables what settings.trainer.optimizer says."""
+
+    def __init__(self, settings: Settings, encoder: Encoder, criterion: nn.Module) -> None:
+        given = settings.trainer.optimizer
+        tables = encoder.tables()
+        ids = {id(table) for table in tables}
+        dense = [p for module in (encoder, criterion) for p in module.parameters() if id(p) not in ids]
+        self.parameters: list[nn.Parameter] = dense + tables
+        """Everything that is trained, in the fixed order for Backend.sync_gradients."""
+        if given.tables == "adam":
+            groups: list[dict[str, Any]] = [{"params": dense}, {"params": tables, "lr": given.tables_lr or given.lr}]
+            self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, lr=given.lr, fused=True)}
+        else:
+            rowwise = RowwiseAdagrad(tables, lr=given.tables_lr or ROWWISE_LR)
+            self.parts = {"adam": torch.optim.Adam(dense, lr=given.lr, fused=True), "rowwise_adagrad": rowwise}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Apply the gradients of `parameters`."""
+        for part in self.parts.values():
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and containers only: torch.load takes it back with weights_only=True."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of the same settings."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
