@@ -35,7 +35,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
     "sessions": JobSpec(("events",), ("sessions",), ("session",)),
     "cooccurrence": JobSpec(("sessions", "item_feat"), ("cooc",), ("cooc",)),
-    "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields")),
+    "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
         ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
         ("model",),
