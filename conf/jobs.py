@@ -60,9 +60,9 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.candidates",
     ),
     "offline_metrics": JobSpec(
-        ("channel_candidates", "candidates", "events", "user_state", "cooc", "item_feat", "user_index", "item_index"),
+        ("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
         ("metrics_user", "metrics"),
-        ("evaluation", "source", "split", "channels.top", "channels.seen"),
+        ("evaluation", "source", "split", "channels", "model.history"),
     ),
     "report": JobSpec(
         (

@@ -369,6 +369,7 @@ TABLES: Final[Mapping[str, Table]] = {
             ),
             ("user_idx", "channel", "n"),
             derived=True,
+            may_be_empty=True,
         ),
         Table(
             "metrics",
@@ -376,7 +377,7 @@ TABLES: Final[Mapping[str, Table]] = {
             (
                 Column("run_id", "string", "run of the candidates"),
                 Column("dataset", "string", "source kind"),
-                Column("model", "string", "model id"),
+                Column("model", "string", "model id; of a baseline its name and parameters"),
                 Column("setting", "string", "variant"),
                 Column("channel", "string", "a channel, 'merged', or a baseline"),
                 Column("metric", "string", "recall, ndcg_std, ndcg_hit, hr, coverage"),
@@ -389,6 +390,7 @@ TABLES: Final[Mapping[str, Table]] = {
             ),
             ("channel", "metric", "n", "slice"),
             derived=True,
+            may_be_empty=True,
         ),
     )
 }
