@@ -1,0 +1,211 @@
+"""Scores the candidates of every channel, their merge and the baselines against held-out clicks.
+
+Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, averaged over users.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from itertools import accumulate
+from math import log2
+from typing import Final
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from conf.tables import TEST, VALID, resolve
+from spark_jobs import baselines
+from spark_jobs.job import Context, Job, main, spark_schema
+from spark_jobs.oracle import oracle_lists
+
+MERGED: Final = "merged"
+ORACLE: Final = "oracle"
+MEANS: Final = ("recall", "ndcg_hit", "ndcg_std", "hr")
+Z95: Final = 1.959963984540054  # 97.5 % point of the normal distribution
+VALID_USERS: Final = 2_000  # that choose the parameters of ALS
+
+
+# ---- who is scored, and on what ------------------------------------------------------------------------------------
+
+
+def held_out(events: DataFrame, split: int = TEST) -> DataFrame:
+    """user_idx, truth array<int32>: each user's distinct items of one split, in ascending order; users without any have no row."""
+    return events.where(F.col("split") == split).groupBy("user_idx").agg(F.sort_array(F.collect_set("item_idx")).alias("truth"))
+
+
+def sample_units(truth: DataFrame, *, max_users: int, seed: int) -> DataFrame:
+    """At most `max_users` rows of `truth`, those of the smallest hash of (seed, user_idx): the same for every channel and partitioning."""
+    order = F.xxhash64(F.lit(seed).cast("long"), F.col("user_idx").cast("long"))
+    return truth.orderBy(order, "user_idx").limit(max_users)
+
+
+def merged_lists(candidates: DataFrame, units: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
+    """Published candidates of the units, of either layout, back to user_idx, items array<int32> (best first).
+
+    Published keys have the type they came with; the indexes hold them as strings.
+    """
+    users = user_index.join(F.broadcast(units), user_index.idx == units.user_idx, how="left_semi")
+    users = F.broadcast(users.select(F.col("key").alias("user"), F.col("idx").alias("user_idx")))
+    mine = candidates.withColumn("user", F.col("user_key").cast("string")).join(users, "user", how="inner")
+    if "item_keys" in candidates.columns:
+        rows = mine.select("user_idx", F.posexplode("item_keys").alias("rank", "item"))
+    else:
+        rows = mine.select("user_idx", "rank", F.col("item_key").alias("item"))
+    items = item_index.select(F.col("key").alias("item"), F.col("idx").alias("item_idx"))
+    found = rows.withColumn("item", F.col("item").cast("string")).join(items, "item", how="inner")
+    ranked = found.groupBy("user_idx").agg(F.sort_array(F.collect_list(F.struct("rank", "item_idx"))).alias("ranked"))
+    return ranked.select("user_idx", F.col("ranked.item_idx").alias("items"))
+
+
+# ---- the metrics ---------------------------------------------------------------------------------------------------
+
+
+def score(lists: DataFrame, units: DataFrame, *, channels: Sequence[str], at: Sequence[int]) -> DataFrame:
+    """One row per unit, channel and N: recall, ndcg_hit, ndcg_std, hr, n_truth, n_hit, all shares in [0, 1].
+
+    lists: user_idx, channel, items. units: user_idx, truth (not empty). A unit that a channel has no list for counts as an
+    empty list; a list shorter than N counts as misses; an item that a list repeats counts once, at its first place.
+    """
+    grid = units.withColumn("channel", F.explode(F.array(*map(F.lit, channels))))
+    own = lists.select("user_idx", "channel", F.array_distinct("items").alias("items"))
+    joined = grid.join(own, ["user_idx", "channel"], how="left")
+    at_rank = F.transform("items", lambda item, i: F.when(F.array_contains("truth", item), i + 1))
+    hits = F.coalesce(F.filter(at_rank, lambda rank: rank.isNotNull()), F.array().cast("array<int>"))
+    scored = joined.select("user_idx", "channel", F.size("truth").alias("n_truth"), hits.alias("hits"))
+    cells = scored.select("*", F.explode(F.array(*(_cell(n, max(at)) for n in at))).alias("cell"))
+    return cells.select("user_idx", "channel", "cell.n", *(f"cell.{name}" for name in MEANS), "n_truth", "cell.n_hit")
+
+
+def _cell(n: int, longest: int) -> Column:
+    """The numbers of one row at cut-off n, from its columns `hits` (ranks of the hits, from 1) and `n_truth`."""
+    gains = [1 / log2(rank + 1) for rank in range(1, longest + 1)]
+    gain, ideal = F.array(*map(F.lit, gains)), F.array(*map(F.lit, accumulate(gains, initial=0.0)))  # ideal[k]: k hits at the top
+    hits = F.filter("hits", lambda rank: rank <= n)
+    n_hit, n_truth = F.size(hits), F.col("n_truth")
+    dcg = F.aggregate(hits, F.lit(0.0), lambda total, rank: total + F.element_at(gain, rank))
+    return F.struct(
+        F.lit(n).alias("n"),
+        (n_hit / n_truth).alias("recall"),
+        F.when(n_hit > 0, dcg / F.element_at(ideal, n_hit + 1)).otherwise(0.0).alias("ndcg_hit"),
+        (dcg / F.element_at(ideal, F.least(n_truth, F.lit(n)) + 1)).alias("ndcg_std"),
+        F.when(n_hit > 0, 1.0).otherwise(0.0).alias("hr"),
+        n_hit.alias("n_hit"),
+    )
+
+
+def means(per_user: DataFrame) -> DataFrame:
+    """channel, metric, n, value, n_users, ci_lo, ci_hi: mean over users and its normal 95 % interval (null for a single user)."""
+    long = per_user.select("channel", "n", F.explode(F.array(*(_named(name) for name in MEANS))).alias("cell"))
+    value, half = F.avg("cell.value"), Z95 * F.stddev_samp("cell.value") / F.sqrt(F.count("*"))
+    return long.groupBy("channel", F.col("cell.metric").alias("metric"), "n").agg(
+        value.alias("value"), F.count("*").cast("int").alias("n_users"), (value - half).alias("ci_lo"), (value + half).alias("ci_hi")
+    )
+
+
+def _named(name: str) -> Column:
+    return F.struct(F.lit(name).alias("metric"), F.col(name).alias("value"))
+
+
+def coverage(lists: DataFrame, eligible: DataFrame, *, channels: Sequence[str], at: Sequence[int], n_users: int) -> DataFrame:
+    """Rows like those of `means` with metric 'coverage': the share of eligible items that stand in any unit's first N."""
+    spark = lists.sparkSession
+    places = lists.select("channel", F.posexplode("items").alias("rank", "item_idx"))
+    best = places.groupBy("channel", "item_idx").agg(F.min("rank").alias("rank"))
+    kept = best.join(eligible.select(F.col("idx").alias("item_idx")), "item_idx", how="left_semi")
+    counted = kept.groupBy("channel").agg(*(F.count(F.when(F.col("rank") < n, 1)).alias(str(n)) for n in at))
+    found = {row["channel"]: row.asDict() for row in counted.collect()}
+    total = max(eligible.count(), 1)
+    rows = [(c, "coverage", n, found.get(c, {}).get(str(n), 0) / total, n_users, None, None) for c in channels for n in at]
+    return spark.createDataFrame(rows, "channel string, metric string, n int, value double, n_users int, ci_lo double, ci_hi double")
+
+
+# ---- the job -------------------------------------------------------------------------------------------------------
+
+
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, DataFrame]:
+    """Score every list of at most evaluation.max_users users with held-out clicks; empty tables where nothing is held out."""
+    settings, counters = context.settings, context.counters
+    at = settings.evaluation.at
+    truth = held_out(tables["events"]).persist()
+    units = sample_units(truth, max_users=settings.evaluation.max_users, seed=settings.split.seed).persist()
+    counters["users_with_truth"], counters["users_scored"] = truth.count(), units.count()
+    if counters["users_scored"] == 0:  # split.kind production: published empty, and the report says so
+        return {name: _no_rows(context, name) for name in ("metrics_user", "metrics")}
+    made = {**_published(tables, units), **_compared(context, tables, units)}
+    channels = [*settings.channels.names, MERGED, *settings.evaluation.baselines, *([ORACLE] if ORACLE in made else [])]
+    tops = (part.select("user_idx", "channel", F.slice("items", 1, max(at)).alias("items")) for part in made.values())
+    lists = reduce(DataFrame.unionByName, tops).persist()
+    for row in lists.where(F.size("items") > 0).groupBy("channel").count().collect():
+        counters[f"users_with_list.{row['channel']}"] = row["count"]
+    per_user = score(lists, units, channels=channels, at=at).persist()
+    eligible = tables["item_feat"].where("eligible").select("idx")
+    rows = means(per_user).unionByName(coverage(lists, eligible, channels=channels, at=at, n_users=counters["users_scored"]))
+    run_id = context.manifests["candidates"].run_id
+    return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, rows)}
+
+
+def _no_rows(context: Context, name: str) -> DataFrame:
+    schema = spark_schema(resolve(name, context.registry, context.settings.shape()))
+    return context.spark.createDataFrame([], schema)
+
+
+def _published(tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, DataFrame]:
+    """user_idx, channel, items of what the run recommends, for the units."""
+    own = tables["channel_candidates"].join(F.broadcast(units.select("user_idx")), "user_idx", how="left_semi")
+    merged = merged_lists(tables["candidates"], units, tables["user_index"], tables["item_index"])
+    return {"channels": own.select("user_idx", "channel", "items"), MERGED: merged.withColumn("channel", F.lit(MERGED))}
+
+
+def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, DataFrame]:
+    """The same of what it is compared with: the baselines asked for, and the oracle of generated data. Times go to the counters."""
+    settings, counters, num = context.settings, context.counters, max(context.settings.evaluation.at)
+    shared = (settings.channels.seen, settings.model.history)
+    asked = baselines.queries(units, tables["user_state"], seen=shared[0], history=shared[1]).persist()
+    eligible = tables["item_feat"].where("eligible").select("idx").persist()
+    counts = baselines.train_counts(tables["events"]).persist()
+
+    def als() -> DataFrame:
+        truth = sample_units(held_out(tables["events"], VALID), max_users=VALID_USERS, seed=settings.split.seed).persist()
+        before = baselines.queries(truth, tables["user_state"], seen=shared[0], history=shared[1]).persist()
+        grid = settings.evaluation.als
+        chosen, tried = baselines.choose_als(counts, before, truth, eligible, grid=grid, num=num, seed=settings.split.seed)
+        counters["als_valid_recall"], counters["als_chosen"] = tried, chosen.name
+        return baselines.als_lists(chosen, asked, eligible, num=num)
+
+    makers: dict[str, Callable[[], DataFrame]] = {
+        "most_pop": lambda: baselines.most_pop(counts, asked, eligible, num=num),
+        "itemcf": lambda: baselines.itemcf(counts, asked, eligible, num=num),
+        "als": als,
+        ORACLE: lambda: oracle_lists(settings, asked, tables["user_index"], tables["item_index"], eligible, num=num),
+    }
+    made = {}
+    for name in [*settings.evaluation.baselines, *([ORACLE] if settings.source.kind == "synthetic" else [])]:
+        start = time.monotonic()
+        made[name] = makers[name]().withColumn("channel", F.lit(name)).persist()
+        made[name].count()
+        counters[f"seconds.{name}"] = round(time.monotonic() - start, 3)
+    return made
+
+
+def _labelled(context: Context, tables: Mapping[str, DataFrame], rows: DataFrame) -> DataFrame:
+    """The rows with their run, data set, model and variant; a baseline's model is its own name and parameters."""
+    settings = context.settings
+    trained = tables["candidates"].select("model_id").first()
+    assert trained is not None, "candidates is never empty"
+    own = {name: name for name in [*settings.evaluation.baselines, ORACLE]} | {"als": context.counters.get("als_chosen", "als")}
+    names = F.create_map(*(F.lit(word) for pair in own.items() for word in pair))
+    return rows.select(
+        "*",
+        F.lit(context.manifests["candidates"].run_id).alias("run_id"),
+        F.lit(settings.source.kind).alias("dataset"),
+        F.coalesce(names[F.col("channel")], F.lit(trained["model_id"])).alias("model"),
+        F.lit(context.store.variant).alias("setting"),
+        F.lit("all").alias("slice"),
+    )
+
+
+JOB = Job("offline_metrics", transform, "Score the candidates of every channel and of the baselines against held-out clicks.")
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))
