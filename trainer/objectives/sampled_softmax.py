@@ -48,19 +48,20 @@ class SampledSoftmax(Objective):
             columns_MD, items_M, valid_BM = self._common_columns(step, item_BD)
             neg_BM = user_BD @ columns_MD.T / self.temperature
             if self.corrected:  # after the temperature; never at retrieval
-                pos_B, neg_BM = pos_B - self.log_q(step, step.batch["item_idx"]), neg_BM - self.log_q(step, items_M)
+                log_q_B, log_q_M = self.log_q(step, step.batch["item_idx"]), self.log_q(step, items_M)
+                pos_B, neg_BM = pos_B - log_q_B.to(pos_B.dtype), neg_BM - log_q_M.to(pos_B.dtype)
         pos_B1 = pos_B[:, None]
         loss_B, _ = nce_rows(pos_B1, torch.ones_like(pos_B1, dtype=torch.bool), neg_BM, valid_BM)
         weight_B = step.batch["weight"].to(loss_B.dtype)
         return {"loss": step.share_of_mean((loss_B * weight_B).sum(), step.backend.sum(weight_B.sum()))}
 
     def log_q(self, step: Step, items: Tensor) -> Tensor:
-        """ln(N p + m / num_items), the number of columns expected to hold each item; p = its share of train clicks, at least one click."""
+        """float64: ln(N p + m / num_items), the number of columns expected to hold each item; p = its share of train clicks, at least one click."""
         counts = step.item_counts.to(items.device, torch.float64)
         expected = sum(step.counts) * counts[items].clamp(min=1) / counts.sum()
         if self.shared:
             expected = expected + min(self.num, step.catalogue.num_items) / step.catalogue.num_items
-        return expected.log().to(torch.get_default_dtype())
+        return expected.log()
 
     def _compared(self, step: Step, vectors: Tensor) -> Tensor:
         return unit(vectors) if step.encoder.similarity == "cosine" else precise(vectors)

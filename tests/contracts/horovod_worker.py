@@ -1,0 +1,149 @@
+"""What one Horovod worker does in the tests: every case below on its rows of the same global batches. Started by horovodrun.
+
+python horovod_worker.py OUT.pt     rank 0 writes {case: result}; `run` is also called in the test's own process, with the single backend.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.trainer import tiny
+from trainer.backends import Backend, build_backend
+from trainer.optimizers import Optimizers
+
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    settings: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+
+MIC = {"objectives.mic": {"weight": 0.3}}
+SOFTMAX = {"base.loss": "sampled_softmax", "base.temperature": 0.2}
+ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}}
+CASES: dict[str, Case] = {
+    "mic": Case(MIC),
+    "mic float64": Case(MIC, torch.float64),
+    "mic with dropout": Case({**MIC, "model.dropout": 0.3}, torch.float64),
+    "mic, rowwise tables": Case({**MIC, **ROWWISE}, torch.float64),
+    "logistic": Case({"objectives.mic": None}, torch.float64),
+    "softmax uniform": Case({**SOFTMAX, "objectives.mic": None}, torch.float64),
+    "softmax shared": Case({**SOFTMAX, "base.negatives": "shared", "objectives.mic": None, "model.dropout": 0.3}, torch.float64),
+    "softmax in_batch": Case({**SOFTMAX, "base.negatives": "in_batch", "objectives.mic": None}, torch.float64),
+    "softmax mixed": Case({**SOFTMAX, "base.negatives": "mixed", **MIC}, torch.float64),
+    "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
+}
+CURVES = ("mic", "mic, rowwise tables", "softmax mixed")
+
+# Rows of each rank: unequal numbers, not in order; the last of three holds only users and items that earlier rows hold, too, so that
+# it has no anchor of its own in uu and vv.
+SHARDS = {
+    1: [list(range(13))],
+    2: [[12, 0, 2, 4, 6, 8, 10, 1], [3, 5, 7, 9, 11]],
+    3: [[0, 3, 6, 1, 4, 7, 2, 5, 8, 9], [10, 12], [11]],
+}
+
+
+def first_step(case: Case, backend: Backend) -> dict[str, Any]:
+    """Loss, parts and synchronised gradients of one step."""
+    given = tiny.settings(case.settings)
+    encoder, criterion = tiny.model(given, case.dtype)
+    optimizers = Optimizers(given, encoder, criterion)
+    rows = tiny.rows_of(global_batch(), SHARDS[backend.size][backend.rank])
+    total, parts = criterion(tiny.step(given, encoder, rows, backend))
+    total.backward()
+    backend.sync_gradients(optimizers.parameters)
+    named = [*encoder.named_parameters(), *criterion.named_parameters()]
+    return {
+        "loss": mean(total, backend),
+        "parts": {name: mean(value, backend) for name, value in parts.items()},
+        "gradients": {name: dense(parameter.grad) for name, parameter in named},
+    }
+
+
+def curve(case: Case, backend: Backend) -> Tensor:
+    """The loss of 20 steps with the optimiser, 12 rows each, the same number on every rank."""
+    given = tiny.settings(case.settings)
+    encoder, criterion = tiny.model(given, case.dtype)
+    optimizers = Optimizers(given, encoder, criterion)
+    losses = []
+    for number in range(STEPS):
+        mine = list(range(backend.rank, 12, backend.size))
+        optimizers.zero_grad()
+        total, _ = criterion(tiny.step(given, encoder, tiny.rows_of(tiny.batch(12, seed=number), mine), backend, number))
+        total.backward()
+        backend.sync_gradients(optimizers.parameters)
+        optimizers.step()
+        losses.append(mean(total, backend))
+    return torch.stack(losses)
+
+
+def interface(backend: Backend) -> dict[str, Any]:
+    """Each method of the backend once, with ranks that differ."""
+    rank = backend.rank
+    x = torch.full((rank, 2), float(rank + 1), dtype=torch.float64, requires_grad=True)  # rank 0 has no row
+    gathered = backend.gather(x)
+    weights = torch.arange(1.0, len(gathered) + 1, dtype=torch.float64)[:, None] * (rank + 1)
+    (gathered * weights).sum().backward()
+    assert x.grad is not None
+    module = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(module.weight, float(rank + 5))
+    backend.broadcast_(module)
+    backend.barrier(timeout_s=30)
+    return {
+        "gathered": gathered.detach(),
+        "gradients": backend.gather_ids(x.grad),
+        "sum": backend.sum(torch.tensor(rank + 1.0)),
+        "min": backend.agree_min(7 - rank),
+        "any": (backend.agree_any(rank == backend.size - 1), backend.agree_any(False)),
+        "broadcast": backend.sum(module.weight) / backend.size,
+        "lopsided": lopsided(backend),
+    }
+
+
+def lopsided(backend: Backend) -> list[Tensor]:
+    """Synchronised gradients of parameters that only rank 0 has used: a dense one, a sparse table, and a table nobody used."""
+    from trainer.backends import mark_sparse_table
+
+    parameters = [torch.nn.Parameter(torch.ones(3, 2)) for _ in range(3)]
+    for table in parameters[1:]:
+        mark_sparse_table(table)
+    if backend.rank == 0:
+        parameters[0].sum().backward()
+        torch.nn.functional.embedding(torch.tensor([2, 2, 1]), parameters[1], sparse=True).sum().backward()
+    backend.sync_gradients(parameters)
+    return [dense(parameter.grad) for parameter in parameters]
+
+
+def global_batch() -> dict[str, Tensor]:
+    return tiny.batch(13)
+
+
+def mean(value: Tensor, backend: Backend) -> Tensor:
+    return backend.sum(value) / backend.size
+
+
+def dense(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return gradient.to_dense() if gradient.is_sparse else gradient.clone()
+
+
+def run(backend: Backend) -> dict[str, Any]:
+    return {
+        "first": {name: first_step(case, backend) for name, case in CASES.items()},
+        "curves": {name: curve(CASES[name], backend) for name in CURVES},
+        "interface": interface(backend),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    backend = build_backend("horovod")
+    result = run(backend)
+    if backend.rank == 0:
+        torch.save(result, sys.argv[1])

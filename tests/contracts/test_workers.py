@@ -1,0 +1,101 @@
+"""1, 2 and 3 real Horovod workers do the same work as one process: losses, gradients and 20-step curves."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.contracts import horovod_worker
+from tests.contracts.horovod_worker import CASES, CURVES, SHARDS
+from trainer.backends.single import SingleBackend
+
+pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(num_workers: int, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """horovodrun over gloo on this machine."""
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    command = [str(horovodrun), "-np", str(num_workers), "--gloo", sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{horovodrun.parent}:{os.environ['PATH']}", "HOROVOD_CYCLE_TIME": "0.1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+@pytest.fixture(scope="module")
+def single() -> dict[str, Any]:
+    return horovod_worker.run(SingleBackend())
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Any]]:
+    """num_workers -> rank 0's results; one launch for each number."""
+    results: dict[int, dict[str, Any]] = {}
+
+    def of(num_workers: int) -> dict[str, Any]:
+        if num_workers not in results:
+            file = tmp_path_factory.mktemp("workers") / f"{num_workers}.pt"
+            done = launch(num_workers, "tests/contracts/horovod_worker.py", str(file))
+            assert done.returncode == 0, done.stdout + done.stderr
+            results[num_workers] = torch.load(file, weights_only=True)
+        return results[num_workers]
+
+    return of
+
+
+def test_the_shards_hold_what_they_are_for() -> None:
+    batch = horovod_worker.global_batch()
+    for num_workers, shards in SHARDS.items():
+        assert len(shards) == num_workers
+        assert sorted(row for shard in shards for row in shard) == list(range(13))
+    for name in ("user_idx", "item_idx"):
+        ids = batch[name].tolist()
+        assert len(set(ids)) < len(ids)
+        assert {ids[0], ids[2], ids[4]} & {ids[3], ids[5], ids[7]}, f"no {name} on both of two ranks"
+        first = [ids.index(value) for value in ids]
+        assert all(first[row] < row for row in SHARDS[3][2]), f"rank 2 of 3 has an anchor by {name}"
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_first_step_equals_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]) -> None:
+    # property P5.9
+    tolerance = 1e-10 if CASES[case].dtype == torch.float64 else 1e-5
+    want, got = single["first"][case], workers(num_workers)["first"][case]
+    torch.testing.assert_close(got["loss"], want["loss"], rtol=0, atol=tolerance)
+    for part, value in want["parts"].items():
+        torch.testing.assert_close(got["parts"][part], value, rtol=0, atol=tolerance, msg=lambda text, part=part: f"{part}: {text}")
+    assert got["gradients"].keys() == want["gradients"].keys()
+    for name, gradient in want["gradients"].items():
+        torch.testing.assert_close(got["gradients"][name], gradient, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("case", CURVES)
+def test_curves_equal_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]) -> None:
+    want, got = single["curves"][case], workers(num_workers)["curves"][case]
+    assert want[-5:].mean() < want[:5].mean()  # it learns something at all
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_interface(num_workers: int, workers: Callable[[int], dict[str, Any]]) -> None:
+    got = workers(num_workers)["interface"]
+    ranks = torch.arange(num_workers, dtype=torch.float64)
+    rows = torch.repeat_interleave(ranks + 1, ranks.long())[:, None].expand(-1, 2)
+    torch.testing.assert_close(got["gathered"], rows)
+    # every rank r' weighs gathered row i with (i + 1)(r' + 1): the exact gradient of row i is their sum
+    exact = torch.arange(1.0, len(rows) + 1, dtype=torch.float64)[:, None] * (ranks + 1).sum()
+    torch.testing.assert_close(got["gradients"], exact.expand(-1, 2))
+    assert got["sum"] == num_workers * (num_workers + 1) / 2
+    assert got["min"] == 7 - (num_workers - 1)
+    assert got["any"] == (True, False)
+    torch.testing.assert_close(got["broadcast"], torch.full((2, 2), 5.0))
+    share = 1 / num_workers
+    torch.testing.assert_close(got["lopsided"][0], torch.full((3, 2), share))
+    torch.testing.assert_close(got["lopsided"][1], torch.tensor([[0.0, 0], [share, share], [2 * share, 2 * share]]))
+    torch.testing.assert_close(got["lopsided"][2], torch.zeros(3, 2))

@@ -1,0 +1,142 @@
+"""A world small enough to check by hand: 7 users, 9 items, every kind of field, histories of length 0 to 5, repeated users and items."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from conf.draws import below
+from conf.fields import Registry
+from conf.settings import Settings
+from trainer.backends import Backend
+from trainer.backends.single import SingleBackend
+from trainer.catalogue import Catalogue, UserTable
+from trainer.encoders import Batch, Encoder, build_encoder
+from trainer.objectives import Criterion, Step, build_objectives
+
+USERS, ITEMS, LENGTH = 7, 9, 5
+VOCAB = {"user_id": 10, "gender": 6, "hobbies": 8, "item_id": 12, "category": 7, "tags": 9}
+
+SETTINGS: dict[str, Any] = {
+    "source": {
+        "kind": "generic",
+        "path": "clicks.csv",
+        "fields": {
+            "user": {"gender": "single", "hobbies": "multi"},
+            "item": {"category": "single", "tags": "multi", "title": "text"},
+        },
+    },
+    "model": {"dim": 6, "hidden": [8], "dropout": 0.0, "history": LENGTH, "embedding": {"init": 0.5}},
+    "base": {"loss": "logistic", "num_negatives": 3},
+    "objectives": {"mic": {}},
+    "trainer": {"seed": 5},
+}
+
+
+def settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """SETTINGS with `{"model.dim": 4}` and the like on top; a section given as None is switched off."""
+    data: dict[str, Any] = {name: dict(section) for name, section in SETTINGS.items()}
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        node = data
+        for parent in parents:
+            node[parent] = dict(node.get(parent) or {})
+            node = node[parent]
+        node[last] = value
+    return Settings.model_validate(data)
+
+
+def item_feat() -> pa.Table:
+    # items 8 and 9 are rare: OOV id. Item 3 has no tags.
+    return pa.table(
+        {
+            "idx": pa.array(range(1, ITEMS + 1), pa.int32()),
+            "eligible": [True] * ITEMS,
+            "item_id": pa.array([4, 5, 6, 7, 8, 9, 10, 2, 2], pa.int32()),
+            "category": pa.array([4, 4, 5, 5, 6, 6, 4, 5, 2], pa.int32()),
+            "tags": pa.array([[4], [4, 5], [], [5, 6, 7], [8], [4, 8], [6], [7, 7], [5]], pa.list_(pa.int32())),
+        }
+    )
+
+
+def user_feat() -> pa.Table:
+    return pa.table(
+        {
+            "idx": pa.array(range(1, USERS + 1), pa.int32()),
+            "user_id": pa.array([4, 5, 6, 7, 8, 9, 2], pa.int32()),
+            "gender": pa.array([4, 5, 4, 5, 4, 2, 5], pa.int32()),
+            "hobbies": pa.array([[4, 5], [], [6], [7, 4, 5], [5], [6, 7], [4]], pa.list_(pa.int32())),
+        }
+    )
+
+
+def registry(given: Settings) -> Registry:
+    return given.registry()
+
+
+def catalogue(given: Settings) -> Catalogue:
+    return Catalogue.from_arrow(item_feat(), given.registry())
+
+
+def encoder(given: Settings) -> Encoder:
+    return build_encoder(given, given.registry(), catalogue(given), VOCAB)
+
+
+def batch(num: int = 13, seed: int = 3) -> Batch:
+    """A global batch of `num` rows; with 7 users and 9 items, users and items repeat."""
+    row = torch.arange(num)
+    users = UserTable.from_arrow(user_feat(), settings().registry())
+    user_idx, item_idx = (torch.from_numpy(1 + below(bound, seed, word, row.numpy())) for word, bound in ((0, USERS), (1, ITEMS)))
+    hist_len = torch.from_numpy(below(LENGTH + 1, seed, 2, row.numpy()))
+    hist_len[0] = 0
+    hist = torch.from_numpy(1 + below(ITEMS, seed, 3, row.numpy()[:, None], torch.arange(LENGTH).numpy()))
+    hist = hist.masked_fill(torch.arange(LENGTH) >= hist_len[:, None], 0)
+    masks = {
+        name: torch.from_numpy(below(bound, seed, word, row.numpy()))
+        for word, (name, bound) in enumerate((("um_b", 8), ("uh_b", 32), ("vm_b", 8)), 4)
+    }
+    return {
+        "row": row,
+        "sample_id": user_idx << 32 | row,
+        "user_idx": user_idx,
+        "item_idx": item_idx,
+        "hist": hist,
+        "hist_len": hist_len,
+        "weight": torch.from_numpy(1 + below(3, seed, 9, row.numpy())).float(),
+        **masks,
+        **{f"user.{name}": column[user_idx].long() for name, column in {**users.single, **users.multi}.items()},
+    }
+
+
+def rows_of(given: Batch, rows: list[int]) -> Batch:
+    index = torch.tensor(rows, dtype=torch.int64)
+    return {name: column[index] for name, column in given.items()}
+
+
+def known(given: Batch) -> Tensor:
+    return torch.cat([given["hist"], given["item_idx"][:, None]], dim=1)
+
+
+def item_counts() -> Tensor:
+    return torch.tensor([0, 9, 7, 5, 4, 3, 2, 1, 0, 0])
+
+
+def step(given: Settings, towers: Encoder, rows: Batch, backend: Backend | None = None, number: int = 11) -> Step:
+    return Step(
+        encoder=towers,
+        batch=rows,
+        backend=backend or SingleBackend(),
+        settings=given,
+        catalogue=catalogue(given),
+        seed=given.trainer.seed,
+        step=number,
+        known_positives=known(rows),
+        item_counts=item_counts(),
+    )
+
+
+def model(given: Settings, dtype: torch.dtype = torch.float32) -> tuple[Encoder, Criterion]:
+    towers = encoder(given)
+    return towers.to(dtype), build_objectives(given, towers).to(dtype)
