@@ -1,0 +1,90 @@
+"""What a run needs to know of `samples` before the first batch: train rows of every row group, train clicks of every item."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from conf.errors import BadDataError, Fault
+from conf.storage import FileEntry, Manifest, Store, open_root
+from conf.tables import TRAIN, VALID
+from trainer.backends import Backend
+from trainer.batches.arrow import read_group
+from trainer.batches.order import RowGroup
+
+Integers = npt.NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The table of training pairs.
+
+    groups: every row group, in manifest order. valid: validation rows of each. item_counts: int64[num_items + 1], train clicks by item_idx.
+    """
+
+    groups: tuple[RowGroup, ...]
+    valid: tuple[int, ...]
+    item_counts: Tensor
+
+    @property
+    def train_rows(self) -> int:
+        """Rows to train on."""
+        return sum(group.train for group in self.groups)
+
+    @property
+    def valid_rows(self) -> int:
+        """Rows held out for validation."""
+        return sum(self.valid)
+
+
+def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int) -> Samples:
+    """Count rows and clicks, each rank its share of the row groups (two thin columns of them); collective.
+
+    Raises:
+        BadDataError: a file cannot be read, differs from its manifest, or names an item that the catalogue does not have.
+    """
+    bare = _row_groups(store, manifest)
+    counts = np.zeros((len(bare), 2), dtype=np.int64)
+    items = np.zeros(num_items + 1, dtype=np.int64)
+    for number in range(backend.rank, len(bare), backend.size):
+        split, item = _columns(bare[number])
+        if len(split) and not 1 <= item.min() <= item.max() <= num_items:
+            found = f"{item.min()}..{item.max()}, catalogue: 1..{num_items}"
+            raise BadDataError(bare[number].file, [Fault("item_idx outside the catalogue", found, "run: trichannel samples --force")])
+        counts[number] = (split == TRAIN).sum(), (split == VALID).sum()
+        items += np.bincount(item[split == TRAIN], minlength=num_items + 1)
+    totals = backend.sum(torch.from_numpy(counts)).tolist()
+    groups = tuple(
+        RowGroup(group.file, group.index, group.number, group.rows, train) for group, (train, _) in zip(bare, totals, strict=True)
+    )
+    return Samples(groups, tuple(valid for _, valid in totals), backend.sum(torch.from_numpy(items)))
+
+
+def _row_groups(store: Store, manifest: Manifest) -> list[RowGroup]:
+    groups: list[RowGroup] = []
+    for entry, file in zip(manifest.files, store.files_of(manifest), strict=True):
+        for index, rows in enumerate(_sizes(entry, file)):
+            groups.append(RowGroup(file, index, len(groups), rows, 0))
+    return groups
+
+
+def _sizes(entry: FileEntry, file: str) -> Sequence[int]:
+    if entry.row_group_rows or entry.rows == 0:
+        return entry.row_group_rows
+    filesystem, path = open_root(file)
+    with filesystem.open_input_file(path) as handle:
+        footer = pq.ParquetFile(handle).metadata
+        return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+
+
+def _columns(group: RowGroup) -> tuple[Integers, Integers]:
+    table = read_group(group, ("split", "item_idx"))
+    if table.num_rows != group.rows or table.num_columns != 2:
+        found = f"{table.num_rows} rows, columns {', '.join(table.column_names)}"
+        raise BadDataError(group.file, [Fault(f"row group {group.index} is not as its manifest says", found)])
+    return table.column("split").to_numpy(), table.column("item_idx").to_numpy()
