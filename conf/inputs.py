@@ -3,23 +3,17 @@
 from collections.abc import Mapping
 
 from conf import jobs
-from conf.errors import Fault, NotReadyError
+from conf.errors import NotReadyError
 from conf.settings import Settings
 from conf.storage import Manifest, Record, Store
 
 
 def input_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
-    """Manifests of every input; raises NotReadyError naming all that are not there."""
-    found: dict[str, Manifest] = {}
-    faults: list[Fault] = []
-    for table in jobs.inputs(job, settings):
-        try:
-            found[table] = store.manifest(table, ds, settings)
-        except NotReadyError as error:
-            faults += [Fault(f"table {table}: {fault.what}", fault.found, fault.fix) for fault in error.faults]
-    if faults:
-        raise NotReadyError(f"job {job}, ds={ds}", faults)
-    return found
+    """Manifests of every input, those of one job of one and the same run; raises NotReadyError naming all that are not there."""
+    try:
+        return store.manifests(jobs.inputs(job, settings), ds, settings)
+    except NotReadyError as error:
+        raise NotReadyError(f"job {job}, ds={ds}", error.faults) from None
 
 
 def seen_inputs(manifests: Mapping[str, Manifest]) -> dict[str, str]:

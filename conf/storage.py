@@ -1,34 +1,30 @@
 """Where a table lives and which version of it is current; how a run is published whole or not at all.
 
-    ROOT/<variant>/<table>/ds=D/run=R/          files under attempt-unique names, manifest.json, _SUCCESS
-    ROOT/<variant>/_records/<job>/ds=D/run=R.json   what one run of a job committed, all outputs together
-    ROOT/<variant>/_current/<job>/ds=D.json     the current record: replaced atomically, the one commit point
-    ROOT/<variant>/_locks/<job>/ds=D.json       held while a job writes: owner, heartbeat
-    ROOT/_runs/<run_id>.json                    status of every run, failed ones included
+    ROOT/<variant>/<table>/ds=D/run=R/              files under attempt-unique names, manifest.json, _SUCCESS
+    ROOT/<variant>/_current/<job>/ds=D.json         the current record: what one run of a job published, all outputs together;
+                                                    replaced atomically, the one commit point
+    ROOT/<variant>/_records/<job>/ds=D/run=R.json   every record that ever was current, for rollback
+    ROOT/<variant>/_locks/<job>/ds=D.json           held while a job writes: owner, heartbeat
+    ROOT/_runs/<run_id>.json                        status of every run, failed ones included
 
 Readers follow the pointer and the manifest and never list a folder, so files of lost attempts are never seen.
 """
 
-import errno
-import hashlib
 import json
-import os
 import secrets
-import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from difflib import get_close_matches
 from typing import Any, Self
 
-import psutil
 from pyarrow import fs as pafs
 
-from conf.errors import USAGE, BadDataError, Fault, LockedError, NotReadyError, StorageError, UsageError
-from conf.jobs import config_hash, producer
+from conf.errors import BadDataError, Fault, NotReadyError, UsageError
+from conf.files import hash_file, open_root, storage_faults, write_atomic
+from conf.jobs import JOBS, config_hash, producer
+from conf.lock import Lock
 from conf.settings import Settings
 from conf.tables import SCHEMA_VERSION
 
@@ -77,7 +73,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The manifest as read from manifest.json."""
+        """The manifest as read from manifest.json; raises KeyError or TypeError if it is none."""
         files = tuple(FileEntry(**{**f, "row_group_rows": tuple(f["row_group_rows"])}) for f in data["files"])
         return cls(**{**data, "files": files})
 
@@ -104,14 +100,6 @@ def now() -> str:
 def new_run_id() -> str:
     """Sorts by time, unique without coordination."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
-def open_root(root: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of `root` and the path in it; a path without a scheme is local and made absolute."""
-    if "://" in root:
-        filesystem, path = pafs.FileSystem.from_uri(root)
-        return filesystem, path
-    return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
 
 
 class Store:
@@ -147,8 +135,7 @@ class Store:
 
     def current(self, job: str, ds: str, variant: str | None = None) -> Record | None:
         """The committed record of the job for the day in this variant (or the given one), or None."""
-        data = self._read_json(self._pointer(job, ds, variant or self.variant))
-        return Record(**data) if data else None
+        return self._read_record(self._pointer(job, ds, variant or self.variant))
 
     def find(self, job: str, ds: str, settings: Settings) -> Record | None:
         """The record that a reader with these settings uses: this variant's, else main's if shaped by equal settings."""
@@ -162,31 +149,59 @@ class Store:
         """The manifest of the table's current run, its files checked to be there in full size.
 
         Raises:
-            NotReadyError: nothing is committed for the day. BadDataError: a file is missing or has another size.
+            UsageError: there is no such table. NotReadyError: nothing is committed for the day.
+            BadDataError: a file is missing or has another size.
         """
-        job = producer(table)
-        record = self.find(job, ds, settings)
-        if record is None or table not in record.tables:
-            days = self.days(job)
-            had = f"committed days: {', '.join(days[-5:])}" if days else "no day is committed"
-            raise NotReadyError(f"table {table}, ds={ds}", [Fault("is not there yet", had, f"run: trichannel {job} --ds {ds}")])
-        return self.load_manifest(table, record)
+        return self.manifests((table,), ds, settings)[table]
+
+    def manifests(self, tables: Iterable[str], ds: str, settings: Settings) -> dict[str, Manifest]:
+        """As `manifest`, for several tables; each job's pointer is read once, so tables of one job are of one run.
+
+        The NotReadyError names every table that is not there.
+        """
+        records: dict[str, Record | None] = {}
+        found: dict[str, Manifest] = {}
+        faults: list[Fault] = []
+        for table in tables:
+            job = _producer(table)
+            if job not in records:
+                records[job] = self.find(job, ds, settings)
+            record = records[job]
+            if record is None or table not in record.tables:
+                days = self.days(job)
+                had = f"committed days: {', '.join(days[-5:])}" if days else "no day is committed"
+                faults.append(Fault(f"table {table} is not there yet", had, f"run: trichannel {job} --ds {ds}"))
+            else:
+                found[table] = self.load_manifest(table, record)
+        if faults:
+            raise NotReadyError(f"{self.base}/{self.variant}, ds={ds}", faults)
+        return found
 
     def load_manifest(self, table: str, record: Record) -> Manifest:
         """The manifest of a table of this record, its files checked as in `manifest`."""
         folder = self.run_folder(table, record.ds, record.run_id, record.variant)
+        where = f"table {table}, ds={record.ds}, run={record.run_id}"
         data = self._read_json(f"{folder}/manifest.json")
         if data is None:
-            raise BadDataError(f"table {table}, ds={record.ds}", [Fault("manifest.json is missing", folder, "roll back or run it again")])
-        manifest = Manifest.from_json(data)
+            raise BadDataError(where, [Fault("manifest.json is missing", folder, "roll back or run the job again")])
+        if data.get("schema_version", 0) > SCHEMA_VERSION:
+            found = f"schema {data['schema_version']}, known: {SCHEMA_VERSION}"
+            raise BadDataError(where, [Fault("written by a newer version", found, "update the project")])
+        try:
+            manifest = Manifest.from_json(data)
+        except (KeyError, TypeError) as error:
+            raise BadDataError(where, [Fault("manifest.json is damaged", str(error), "roll back or run the job again")]) from None
+        if manifest.content_hash != record.tables[table]:
+            shown = f"content {manifest.content_hash}, committed {record.tables[table]}"
+            raise BadDataError(where, [Fault("manifest.json is not the one committed", shown, "roll back or run the job again")])
         infos = self.fs.get_file_info([f"{folder}/{entry.name}" for entry in manifest.files])
         faults = [
-            Fault(f"file {entry.name} is damaged", f"{info.size} bytes, want {entry.bytes}", "roll back or run the job again")
+            Fault(f"file {entry.name} is damaged", f"{info.size or 0} bytes, want {entry.bytes}", "roll back or run the job again")
             for entry, info in zip(manifest.files, infos, strict=True)
             if info.size != entry.bytes
         ]
         if faults:
-            raise BadDataError(f"table {table}, ds={record.ds}, run={record.run_id}", faults)
+            raise BadDataError(where, faults)
         return manifest
 
     def folder_of(self, manifest: Manifest) -> str:
@@ -204,10 +219,15 @@ class Store:
         return sorted(i.base_name[3:-5] for i in infos if i.base_name.startswith("ds=") and i.base_name.endswith(".json"))
 
     def runs(self, job: str, ds: str) -> list[str]:
-        """Every run of the job that was ever committed for the day, oldest first."""
+        """Every run of the job that was ever current for the day, in order of first publication."""
         folder = f"{self.base}/{self.variant}/_records/{job}/ds={ds}"
         infos = self.fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        return sorted(i.base_name[4:-5] for i in infos if i.base_name.startswith("run=") and i.base_name.endswith(".json"))
+        kept = [i for i in infos if i.base_name.startswith("run=") and i.base_name.endswith(".json")]
+        names = [i.base_name[4:-5] for i in sorted(kept, key=lambda i: (i.mtime_ns or 0, i.base_name))]
+        current = self.current(job, ds)
+        if current is not None and current.run_id not in names:
+            names.append(current.run_id)  # killed between pointer and record: the next commit writes the record
+        return names
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -221,34 +241,51 @@ class Store:
             LockedError: another live run holds the lock. UsageError: `run_id` was committed before.
             StorageError: the root cannot be written, or is full.
         """
-        if run_id in self.runs(job, ds):
-            raise UsageError(f"job {job}, ds={ds}", [Fault(f"run {run_id} is already committed", fix="give another --run-id, or none")])
+        with self._locked(job, ds, run_id, settings, break_lock) as lock:
+            # Only under the lock: the same run id may just have been committed by another process.
+            if run_id in self.runs(job, ds):
+                fault = Fault(f"run {run_id} is already committed", fix="give another --run-id, or none")
+                raise UsageError(f"job {job}, ds={ds}", [fault])
+            yield Publication(self, job, ds, run_id, config_hash(job, settings), dict(inputs or {}), lock)
+
+    def rollback(self, job: str, ds: str, run_id: str, settings: Settings, *, break_lock: bool = False) -> Record:
+        """Make an earlier committed run of the job current again, all its outputs together; refused if its files are damaged."""
+        with self._locked(job, ds, f"rollback-{run_id}", settings, break_lock) as lock:
+            known = self.runs(job, ds)
+            if run_id not in known:
+                fault = Fault(f"no committed run {run_id}", f"known: {', '.join(known) or 'none'}")
+                raise UsageError(f"rollback {job}, ds={ds}", [fault])
+            record = self._read_record(self._record_path(job, ds, run_id)) or self.current(job, ds)
+            assert record is not None
+            for table in record.tables:
+                self.load_manifest(table, record)
+            self._make_current(record, lock)
+        return record
+
+    def _make_current(self, record: Record, lock: Lock) -> None:
+        with storage_faults(self.base), lock.held():
+            replaced = self.current(record.job, record.ds)
+            if replaced is not None:
+                self._keep_record(replaced)
+            write_atomic(self.fs, self._pointer(record.job, record.ds, self.variant), json.dumps(asdict(record), indent=1))
+            # Published. A record that cannot be written now is written from the pointer by the next commit.
+            with suppress(OSError):
+                self._keep_record(record)
+
+    def _keep_record(self, record: Record) -> None:
+        path = self._record_path(record.job, record.ds, record.run_id)
+        if self.fs.get_file_info(path).type == pafs.FileType.NotFound:
+            write_atomic(self.fs, path, json.dumps(asdict(record), indent=1))
+
+    @contextmanager
+    def _locked(self, job: str, ds: str, run_id: str, settings: Settings, break_lock: bool) -> Iterator[Lock]:
+        lock = Lock(self.fs, f"{self.base}/{self.variant}/_locks/{job}/ds={ds}.json", settings)
         with storage_faults(self.base):
-            lock = Lock(self.fs, f"{self.base}/{self.variant}/_locks/{job}/ds={ds}.json", settings)
             lock.acquire(run_id, break_lock=break_lock)
         try:
-            yield Publication(self, job, ds, run_id, config_hash(job, settings), dict(inputs or {}), lock)
+            yield lock
         finally:
             lock.release()
-
-    def rollback(self, job: str, ds: str, run_id: str, settings: Settings) -> Record:
-        """Make an earlier committed run of the job current again, all its outputs together."""
-        known = self.runs(job, ds)
-        if run_id not in known:
-            raise UsageError(f"rollback {job}, ds={ds}", [Fault(f"no committed run {run_id}", f"known: {', '.join(known) or 'none'}")])
-        data = self._read_json(self._record_path(job, ds, run_id))
-        assert data is not None
-        record = Record(**data)
-        for table in record.tables:
-            self.load_manifest(table, record)
-        with storage_faults(self.base):
-            lock = Lock(self.fs, f"{self.base}/{self.variant}/_locks/{job}/ds={ds}.json", settings)
-            lock.acquire(f"rollback-{run_id}")
-            try:
-                write_atomic(self.fs, self._pointer(job, ds, self.variant), json.dumps(asdict(record), indent=1))
-            finally:
-                lock.release()
-        return record
 
     def write_status(self, run_id: str, status: Mapping[str, Any]) -> None:
         """ROOT/_runs/<run_id>.json: replaced whole at each change of status."""
@@ -267,7 +304,16 @@ class Store:
             return None
         except ValueError as error:
             raise BadDataError(path, [Fault("is not valid JSON", str(error), "remove it and run the job again")]) from None
-        return dict(data)
+        if not isinstance(data, dict):
+            raise BadDataError(path, [Fault("is no JSON object", str(data)[:80], "remove it and run the job again")])
+        return data
+
+    def _read_record(self, path: str) -> Record | None:
+        data = self._read_json(path)
+        try:
+            return Record(**data) if data is not None else None
+        except TypeError as error:
+            raise BadDataError(path, [Fault("is no record of a run", str(error), "remove it and run the job again")]) from None
 
 
 class Publication:
@@ -276,7 +322,7 @@ class Publication:
     def __init__(self, store: Store, job: str, ds: str, run_id: str, config: str, inputs: dict[str, str], lock: "Lock") -> None:
         self.store, self.job, self.ds, self.run_id, self.config_hash, self.inputs = store, job, ds, run_id, config, inputs
         self._lock, self._tables = lock, dict[str, str]()
-        self.attempt = secrets.token_hex(4)  # goes into file names, so that a rerun never overwrites what an earlier attempt left
+        self.attempt = secrets.token_hex(4)  # goes into file names: what a killed attempt still writes is never taken for ours
 
     def folder(self, table: str) -> str:
         """The run folder of the table, created and emptied of what a killed attempt of the same run left behind."""
@@ -326,186 +372,31 @@ class Publication:
         record = Record(
             self.job, self.store.variant, self.ds, self.run_id, self.config_hash, dict(self._tables), self.inputs, committed_at=now()
         )
-        text = json.dumps(asdict(record), indent=1)
-        with storage_faults(self.store.base):
-            write_atomic(self.store.fs, self.store._record_path(self.job, self.ds, self.run_id), text)
-            self._lock.check()
-            write_atomic(self.store.fs, self.store._pointer(self.job, self.ds, self.store.variant), text)
+        self.store._make_current(record, self._lock)
         return record
 
 
-class Lock:
-    """A lock file created if absent, with a heartbeat. Stale when its process is gone (same host) or its heartbeat is too old."""
-
-    def __init__(self, filesystem: pafs.FileSystem, path: str, settings: Settings) -> None:
-        self.fs, self.path = filesystem, path
-        self.expiry_s, self.heartbeat_s = settings.storage.lock_expiry_s, settings.storage.heartbeat_s
-        self._token = secrets.token_hex(8)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._owner: dict[str, Any] = {}
-
-    def acquire(self, run_id: str, *, break_lock: bool = False) -> None:
-        """Take the lock, or raise LockedError naming who holds it."""
-        process = psutil.Process()
-        self._owner = {
-            "token": self._token,
-            "run_id": run_id,
-            "host": socket.gethostname(),
-            "pid": process.pid,
-            "process_start": process.create_time(),
-        }
-        self.fs.create_dir(os.path.dirname(self.path))
-        for _ in range(10):
-            if create_if_absent(self.fs, self.path, self._body()):
-                self._thread = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
-                self._thread.start()
-                return
-            holder = self._holder()
-            if holder is None:
-                continue
-            if not (break_lock or self._is_stale(holder)):
-                raise LockedError(
-                    self.path,
-                    [
-                        Fault(
-                            f"held by run {holder['run_id']}, process {holder['pid']} on {holder['host']}",
-                            f"last heartbeat {time.time() - holder['heartbeat']:.0f} s ago",
-                            "wait for it, or take it with --break-lock if you know that run is dead",
-                        )
-                    ],
-                )
-            self._remove(holder)
-        raise LockedError(self.path, ["others keep taking the lock first"])
-
-    def check(self) -> None:
-        """Raise LockedError unless the lock is still ours."""
-        holder = self._holder()
-        if holder is None or holder["token"] != self._token:
-            now_held = "it is gone" if holder is None else f"now held by run {holder['run_id']}"
-            raise LockedError(self.path, [Fault("the lock was lost before the commit", now_held, "run the job again")])
-
-    def release(self) -> None:
-        """Give the lock back if it is ours; safe to call twice."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        holder = self._holder()
-        if holder is not None and holder["token"] == self._token:
-            self.fs.delete_file(self.path)
-
-    def _body(self) -> str:
-        return json.dumps({**self._owner, "heartbeat": time.time()})
-
-    def _holder(self) -> dict[str, Any] | None:
-        try:
-            with self.fs.open_input_stream(self.path) as stream:
-                return dict(json.loads(stream.read()))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            # Created but not yet filled: its owner died between the two, or is about to write. Age decides.
-            info = self.fs.get_file_info(self.path)
-            born = info.mtime.timestamp() if info.mtime else time.time()
-            return {"token": "", "run_id": "unknown", "host": "", "pid": 0, "process_start": 0, "heartbeat": born}
-
-    def _is_stale(self, holder: Mapping[str, Any]) -> bool:
-        if holder["host"] == socket.gethostname():
-            try:
-                alive = abs(psutil.Process(holder["pid"]).create_time() - holder["process_start"]) < 1
-            except psutil.NoSuchProcess:
-                alive = False
-            if not alive:
-                return True
-        return time.time() - float(holder["heartbeat"]) > self.expiry_s
-
-    def _remove(self, holder: Mapping[str, Any]) -> None:
-        """Take a stale lock away. Two may try: only one rename works, and what was renamed must be what was judged."""
-        aside = f"{self.path}.stale-{self._token}"
-        try:
-            self.fs.move(self.path, aside)
-        except FileNotFoundError:
-            return
-        with self.fs.open_input_stream(aside) as stream:
-            body = stream.read()
-        token = json.loads(body)["token"] if body else ""
-        if token != holder["token"]:
-            create_if_absent(self.fs, self.path, body.decode())
-        self.fs.delete_file(aside)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self.heartbeat_s):
-            holder = self._holder()
-            if holder is None or holder["token"] != self._token:
-                return  # lost: commit() finds out
-            try:
-                write_atomic(self.fs, self.path, self._body())
-            except OSError:
-                continue  # a full disk must not kill the thread; an old heartbeat only makes the lock look older
-
-
-def create_if_absent(filesystem: pafs.FileSystem, path: str, text: str) -> bool:
-    """Create the file with this text, or return False if it is there. Exact on local disks.
-
-    Elsewhere pyarrow offers no exclusive create: the file is written and read back, so two that race see one winner.
-    """
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(text)
-        return True
-    if filesystem.get_file_info(path).type != pafs.FileType.NotFound:
-        return False
-    write_atomic(filesystem, path, text)
-    time.sleep(1)  # let a racing writer finish, then see whose text stayed
-    with filesystem.open_input_stream(path) as stream:
-        return bool(stream.read().decode() == text)
-
-
-def write_atomic(filesystem: pafs.FileSystem, path: str, text: str) -> None:
-    """Write the whole file or leave the old one: under another name first, synced to disk, then renamed over it."""
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        filesystem.create_dir(os.path.dirname(path))
-        temporary = f"{path}.tmp-{secrets.token_hex(4)}"
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(text.encode())
-        filesystem.move(temporary, path)
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp-{secrets.token_hex(4)}"
+def _producer(table: str) -> str:
     try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        return producer(table)
+    except KeyError:
+        known = [name for spec in JOBS.values() for name in spec.outputs]
+        near = get_close_matches(table, known, n=1)
+        fix = f"did you mean: {near[0]} ?" if near else ""
+        raise UsageError("storage", [Fault(f"unknown table {table!r}", f"known: {', '.join(known)}", fix)]) from None
 
 
-def hash_file(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
-    """(bytes, sha256 hex) of a file."""
-    digest, size = hashlib.sha256(), 0
-    with filesystem.open_input_stream(path) as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
-
-
-@contextmanager
-def storage_faults(where: str) -> Iterator[None]:
-    """Turn a full disk or a refused write into a StorageError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(where, [Fault("the disk is full", fix="free space or change storage.root, then run again")]) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
-            fault = Fault("cannot be written", error.strerror or str(error), "set storage.root to a folder you can write")
-            raise StorageError(where, [fault], exit_code=USAGE) from error
-        raise
+__all__ = [
+    "MAIN",
+    "FileEntry",
+    "Manifest",
+    "Publication",
+    "Record",
+    "Store",
+    "hash_file",
+    "new_run_id",
+    "now",
+    "open_root",
+    "storage_faults",
+    "write_atomic",
+]

@@ -76,7 +76,7 @@ def test_same_run_id_twice_is_refused(spark, asked, make_request):
 
 
 def test_missing_upstream_names_table_and_command(spark, make_request):
-    with pytest.raises(NotReadyError, match=r"(?s)table events: is not there yet.*trichannel events --ds 2026-01-31"):
+    with pytest.raises(NotReadyError, match=r"(?s)table events is not there yet.*trichannel events --ds 2026-01-31"):
         run_job(_job(ROWS), spark, make_request())
 
 

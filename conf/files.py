@@ -1,0 +1,69 @@
+"""Files of any file system that pyarrow opens: written whole or not at all, hashed, and their failures named."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import fs as pafs
+
+from conf.errors import USAGE, Fault, StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # the last two: a file stands where a folder should
+
+
+def open_root(root: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of `root` and the path in it, without a slash at its end; a path without a scheme is local and made absolute."""
+    if "://" in root:
+        filesystem, path = pafs.FileSystem.from_uri(root)
+        return filesystem, path.rstrip("/")
+    return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
+
+
+def write_atomic(filesystem: pafs.FileSystem, path: str, text: str) -> None:
+    """Write the whole file or leave the old one: under another name first, synced to disk, then renamed over it."""
+    temporary = f"{path}.tmp-{secrets.token_hex(4)}"
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        filesystem.create_dir(os.path.dirname(path))
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(text.encode())
+        filesystem.move(temporary, path)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with open(temporary, "w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def hash_file(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
+    """(bytes, sha256 hex) of a file."""
+    digest, size = hashlib.sha256(), 0
+    with filesystem.open_input_stream(path) as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+@contextmanager
+def storage_faults(where: str) -> Iterator[None]:
+    """Turn a full disk or a refused write into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(where, [Fault("the disk is full", fix="free space or change storage.root, then run again")]) from error
+        if error.errno in _REFUSED:
+            fault = Fault("cannot be written", error.strerror or str(error), "set storage.root to a folder you can write")
+            raise StorageError(where, [fault], exit_code=USAGE) from error
+        raise
