@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -108,6 +111,8 @@ class RunStatus:
             "variant": asked.variant,
             "status": "running",
             "exit_code": None,
+            "host": socket.gethostname(),  # with status "running" and no such process, the run was killed
+            "pid": os.getpid(),
             "started_at": now(),
             "ended_at": None,
             "stages": [],
@@ -115,13 +120,22 @@ class RunStatus:
         }
 
     def __enter__(self) -> "RunStatus":
+        with suppress(errors.BadDataError):  # a damaged file is simply replaced
+            # a day whose stages are commands of their own, all under one run id, keeps them all
+            self._data["stages"] = (self._store.read_status(self._run_id) or {}).get("stages", [])
         self._write()
         return self
 
     def stage(self, name: str, status: str, seconds: float, **values: Any) -> None:
-        """Add a finished stage: status ok, skipped or failed."""
-        self._data["stages"].append({"stage": name, "status": status, "seconds": round(seconds, 3), **values})
-        self._write()
+        """Add a finished stage, in place of an earlier attempt at it: status ok, skipped or failed."""
+        entry = {"stage": name, "status": status, "seconds": round(seconds, 3), "ended_at": now(), **values}
+        self._data["stages"] = [stage for stage in self._data["stages"] if stage["stage"] != name] + [entry]
+        try:
+            self._write()
+        except errors.TrichannelError:
+            if status != "failed":
+                raise
+            # as in __exit__: what made the stage fail is what to report
 
     def annotate(self, **values: Any) -> None:
         """Add values to the last stage."""
@@ -167,7 +181,7 @@ def guarded(body: Callable[[], int]) -> int:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; nothing was published", file=sys.stderr, flush=True)
+        print("interrupted; what was being written was not published", file=sys.stderr, flush=True)
         return 130
     except SystemExit as error:
         return exit_code(error)

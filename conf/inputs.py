@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from conf import jobs
-from conf.errors import NotReadyError
+from conf.command import Request
+from conf.errors import BadDataError, NotReadyError
 from conf.settings import Settings
 from conf.storage import Manifest, Record, Store
 
@@ -28,3 +29,17 @@ def is_current(record: Record, job: str, settings: Settings, seen: Mapping[str, 
         return {table: value.rsplit(" ", 1)[-1] for table, value in inputs.items()}
 
     return record.config_hash == jobs.config_hash(job, settings) and contents(record.inputs) == contents(seen)
+
+
+def unchanged(job: str, asked: Request, seen: Mapping[str, str]) -> Record | None:
+    """The record that the run asked for would only repeat: settings and inputs equal, files in place. None = run it, always if forced."""
+    record = asked.store.find(job, asked.ds, asked.settings)
+    if record is None or asked.force or not is_current(record, job, asked.settings, seen):
+        return None
+    try:
+        for table in record.tables:
+            asked.store.load_manifest(table, record)
+    except BadDataError as error:
+        asked.log("damaged", stage=job, damaged_run=record.run_id, error=str(error))
+        return None
+    return record

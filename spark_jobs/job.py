@@ -6,8 +6,10 @@ packaged conf/spark/local.conf when a job is started by plain Python.
 
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from typing import Any
@@ -22,7 +24,7 @@ from conf import jobs
 from conf.command import Log, Request, RunStatus, Timer, guarded, parse, request
 from conf.errors import BadDataError, Fault, GateError, SchemaError, StorageError, TrichannelError
 from conf.fields import Registry
-from conf.inputs import input_manifests, is_current, seen_inputs
+from conf.inputs import input_manifests, seen_inputs, unchanged
 from conf.settings import Settings
 from conf.storage import FileEntry, Manifest, Publication, Record, Store, hash_file, open_root
 from conf.tables import ARTEFACTS, Table, check_columns, resolve, with_key_types
@@ -108,12 +110,8 @@ def _run_alone(job: Job, asked: Request) -> int:
     if asked.dry_run:
         print(submit_line(job.name, asked))
         return 0
-    with RunStatus(asked, job.name) as status:
-        spark = session(job.name)
-        try:
-            result = run_job(job, spark, asked, status)
-        finally:
-            spark.stop()
+    with RunStatus(asked, job.name) as status, running(job.name) as spark:
+        result = run_job(job, spark, asked, status)
     print(summary(result, asked), flush=True)
     return 0
 
@@ -128,7 +126,20 @@ def summary(result: RunResult, asked: Request) -> str:
 def submit_line(job: str, asked: Request) -> str:
     """The spark-submit line that stands for this request."""
     module = jobs.module_of(job).replace(".", "/")
-    return " ".join(["spark-submit", "--py-files", "dist/trichannel.zip", f"{module}.py", *asked.arguments()])
+    return shlex.join(["spark-submit", "--py-files", "dist/trichannel.zip", f"{module}.py", *asked.arguments()])
+
+
+@contextmanager
+def running(name: str) -> Iterator[SparkSession]:
+    """The session of `session` for the block, stopped after it."""
+    spark = session(name)
+    try:
+        yield spark
+    except BaseException:
+        with suppress(Exception):  # Spark itself may be what died: its end must not hide the error that says why
+            spark.stop()
+        raise
+    spark.stop()
 
 
 def session(name: str) -> SparkSession:
@@ -136,7 +147,7 @@ def session(name: str) -> SparkSession:
     if "PYSPARK_GATEWAY_PORT" not in os.environ and "PYSPARK_SUBMIT_ARGS" not in os.environ:
         sizes = resources.files("conf").joinpath("spark/local.conf")
         with resources.as_file(sizes) as path:
-            os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {path} pyspark-shell"
+            os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {shlex.quote(str(path))} pyspark-shell"
             return _session(name)
     return _session(name)
 
@@ -171,12 +182,14 @@ def run_job(job: Job, spark: SparkSession, asked: Request, status: RunStatus | N
         known = _known(error, job.name)
         if status:
             status.stage(job.name, "failed", timer.seconds)
-        asked.log("stage", stage=job.name, status="failed", seconds=round(timer.seconds, 3), error=str(known).splitlines()[0][:300])
+        first_line = next(iter(str(known).splitlines()), type(known).__name__)
+        asked.log("stage", stage=job.name, status="failed", seconds=round(timer.seconds, 3), error=first_line[:300])
+        with suppress(Exception):  # Spark itself may be what died
+            spark.catalog.clearCache()
         if known is error:
             raise
         raise known from error
-    finally:
-        spark.catalog.clearCache()
+    spark.catalog.clearCache()
     state = "skipped" if result.skipped else "ok"
     if status:
         status.stage(job.name, state, result.seconds, rows=dict(result.rows), run_id=result.record.run_id)
@@ -188,10 +201,10 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
     settings, store, ds = asked.settings, asked.store, asked.ds
     manifests = input_manifests(job.name, store, ds, settings)
     seen = inputs_seen(job.name, asked, manifests)
-    current = store.current(job.name, ds)
-    if current is not None and not asked.force and is_current(current, job.name, settings, seen):
-        rows = {table: store.load_manifest(table, current).rows for table in current.tables}
-        return RunResult(job.name, current, timer.seconds, skipped=True, rows=rows)
+    record = unchanged(job.name, asked, seen)
+    if record is not None:
+        rows = {table: store.load_manifest(table, record).rows for table in record.tables}
+        return RunResult(job.name, record, timer.seconds, skipped=True, rows=rows)
     facts: dict[str, Any] = {}
     for manifest in manifests.values():
         facts.update(manifest.facts)
@@ -271,10 +284,16 @@ def _write(context: Context, name: str, made: DataFrame | Output | Artefact) -> 
         df = df.coalesce(output.num_files)
     if output.sort_by:
         df = df.sortWithinPartitions(*output.sort_by)
-    writer = df.write.mode("append").options(**output.options)
-    # Spark's own _SUCCESS would come before our manifest: ours is written last.
-    writer.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false").parquet(context.store.uri(folder))
-    files = _inspect_files(context, folder)
+    prefix = f"part-{context.publication.attempt}"
+    (
+        df.write.mode("append")
+        .options(**output.options)
+        .option("mapreduce.output.basename", prefix)
+        # Spark's own _SUCCESS would come before our manifest: ours is written last.
+        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .parquet(context.store.uri(folder))
+    )
+    files = _inspect_files(context, folder, prefix)
     content_hash = _verify(context, table, [context.store.uri(f"{folder}/{entry.name}") for entry in files])
     rows = sum(entry.rows for entry in files)
     if rows < context.settings.gates.min_rows and not table.may_be_empty:
@@ -304,11 +323,12 @@ def _seal_artefact(context: Context, name: str, made: Artefact) -> Manifest:
     )
 
 
-def _inspect_files(context: Context, folder: str) -> list[FileEntry]:
+def _inspect_files(context: Context, folder: str, prefix: str) -> list[FileEntry]:
     from pyarrow import fs as pafs
 
     infos = context.store.fs.get_file_info(pafs.FileSelector(folder))
-    names = sorted(i.base_name for i in infos if i.base_name.endswith(".parquet"))
+    # By prefix: the Spark of a killed attempt of the same run may outlive its Python and still write into the folder.
+    names = sorted(i.base_name for i in infos if i.base_name.startswith(f"{prefix}-") and i.base_name.endswith(".parquet"))
     root = context.store.uri(folder)
     spread = context.spark.sparkContext.parallelize(names, max(1, min(len(names), 64)))
     return sorted(spread.map(lambda name: inspect_file(root, name)).collect(), key=lambda entry: entry.name)
@@ -356,7 +376,9 @@ def row_hash(table: Table) -> Any:
 
     columns = [value(c.name, c.type) for c in table.columns if c.name != "run_id"]
     nulls = [F.col(c.name).isNull() for c in table.columns if c.nullable]
-    return F.xxhash64(*columns, *nulls)
+    # xxhash64 folds arrays into one another: without the lengths, [1], [2] would hash like [1, 2], []
+    lengths = [F.size(c.name) for c in table.columns if c.type.startswith("array<")]
+    return F.xxhash64(*columns, *nulls, *lengths)
 
 
 _TYPE_NAMES: Mapping[type[T.DataType], str] = {

@@ -4,6 +4,7 @@ A stage whose settings and inputs are those of its current run is skipped, so th
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,8 +22,9 @@ import pyarrow.parquet as pq
 from conf import jobs
 from conf.command import Request, RunStatus, Timer
 from conf.errors import Fault, TrainingError, UsageError
+from conf.inputs import is_current, unchanged
 from conf.storage import Record, open_root
-from spark_jobs.job import Job, inputs_seen, is_current, run_job, session, submit_line
+from spark_jobs.job import Job, inputs_seen, run_job, running, submit_line
 
 TRAIN = "train"
 
@@ -33,18 +35,14 @@ def run(asked: Request, *, until: str | None = None) -> int:
     if asked.dry_run:
         print(describe(plan(asked), asked))
         return 0
-    with RunStatus(asked, "run") as status:
-        spark = session("pipeline")
-        try:
-            for name in stages:
-                with peak_memory() as peak:
-                    if name == TRAIN:
-                        train(asked, status)
-                    else:
-                        run_job(load_job(name), spark, asked, status)
-                status.annotate(peak_rss_mb=peak.megabytes)
-        finally:
-            spark.stop()
+    with RunStatus(asked, "run") as status, running("pipeline") as spark:
+        for name in stages:
+            with peak_memory() as peak:
+                if name == TRAIN:
+                    train(asked, status)
+                else:
+                    run_job(load_job(name), spark, asked, status)
+            status.annotate(peak_rss_mb=peak.megabytes)
     print(closing_line(asked, stages), flush=True)
     return 0
 
@@ -83,7 +81,7 @@ def train_alone(asked: Request, *, resume: bool = False) -> int:
     """The training stage as a command of its own; returns the launcher's exit code."""
     command = train_command(asked, resume=resume)
     if asked.dry_run:
-        print(" ".join(command), flush=True)
+        print(shlex.join(command), flush=True)
         # one process is enough to say what would be trained
         command = [sys.executable, "-m", "trainer.train", *asked.arguments(), "--dry-run"]
     return subprocess.run(command, env=_environment(asked), check=False).returncode
@@ -96,10 +94,9 @@ def _environment(asked: Request) -> dict[str, str]:
 def train(asked: Request, status: RunStatus | None = None) -> None:
     """Train in a process group of its own unless the model is current; raises TrainingError with the exit code of the launcher."""
     timer = Timer()
-    seen = inputs_seen(TRAIN, asked)
-    current = asked.store.current(TRAIN, asked.ds)
-    if current is not None and not asked.force and is_current(current, TRAIN, asked.settings, seen):
-        _note(asked, status, "skipped", timer, current)
+    record = unchanged(TRAIN, asked, inputs_seen(TRAIN, asked))
+    if record is not None:
+        _note(asked, status, "skipped", timer, record)
         return
     environment = _environment(asked) | {"TRICHANNEL_STAGE": "1"}  # the run's status file is ours to write
     # stdout belongs to the summary line of the whole run, so the trainer's goes to stderr
@@ -151,7 +148,7 @@ def plan(asked: Request) -> list[Planned]:
             reason = ""
         if reason:
             changed.add(name)
-        command = " ".join(train_command(asked)) if name == TRAIN else submit_line(name, asked)
+        command = shlex.join(train_command(asked)) if name == TRAIN else submit_line(name, asked)
         planned.append(Planned(name, reason, command))
     return planned
 
