@@ -15,6 +15,7 @@ from tests.contracts.horovod_worker import CASES, CURVES, SHARDS
 from trainer.backends.single import SingleBackend
 
 pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
+Workers = Callable[[int], dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,7 +33,7 @@ def single() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Any]]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Workers:
     """num_workers -> rank 0's results; one launch for each number."""
     results: dict[int, dict[str, Any]] = {}
 
@@ -62,7 +63,9 @@ def test_the_shards_hold_what_they_are_for() -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_first_step_equals_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]) -> None:
+def test_first_step_equals_one_process(
+    case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]
+) -> None:
     # property P5.9
     tolerance = 1e-10 if CASES[case].dtype == torch.float64 else 1e-5
     want, got = single["first"][case], workers(num_workers)["first"][case]
@@ -76,14 +79,14 @@ def test_first_step_equals_one_process(case: str, num_workers: int, single: dict
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("case", CURVES)
-def test_curves_equal_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]) -> None:
+def test_curves_equal_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Workers) -> None:
     want, got = single["curves"][case], workers(num_workers)["curves"][case]
     assert want[-5:].mean() < want[:5].mean()  # it learns something at all
     torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
-def test_interface(num_workers: int, workers: Callable[[int], dict[str, Any]]) -> None:
+def test_interface(num_workers: int, workers: Workers) -> None:
     got = workers(num_workers)["interface"]
     ranks = torch.arange(num_workers, dtype=torch.float64)
     rows = torch.repeat_interleave(ranks + 1, ranks.long())[:, None].expand(-1, 2)

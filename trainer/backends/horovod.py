@@ -23,22 +23,28 @@ class HorovodBackend(Backend):
         hvd.init()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
+        self._calls = 0
+
+    def _name(self) -> str:
+        """The same name for the same call of every step, or Horovod negotiates each call anew instead of finding it in its cache."""
+        self._calls += 1
+        return f"call.{self._calls}"
 
     def gather(self, x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """See Backend: forward all-gather; backward all-reduce by sum, then the own rows."""
         if counts is None:
             counts = self.gather_ids(torch.tensor([len(x)])).tolist()
-        gathered: Tensor = _Gather.apply(x, sum(counts[: self.rank]))  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(x, sum(counts[: self.rank]), self._name())  # type: ignore[no-untyped-call]
         return gathered
 
     def gather_ids(self, x: Tensor) -> Tensor:
         """See Backend."""
-        gathered: Tensor = hvd.allgather(x.detach().contiguous())
+        gathered: Tensor = hvd.allgather(x.detach().contiguous(), name=self._name())
         return gathered
 
     def sum(self, x: Tensor) -> Tensor:
         """See Backend."""
-        total: Tensor = hvd.allreduce(x.detach(), op=hvd.Sum)
+        total: Tensor = hvd.allreduce(x.detach(), op=hvd.Sum, name=self._name())
         return total
 
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -49,24 +55,26 @@ class HorovodBackend(Backend):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if dense:
-            hvd.grouped_allreduce_([parameter.grad for parameter in dense], op=hvd.Average)
+            hvd.grouped_allreduce_([parameter.grad for parameter in dense], op=hvd.Average, name=self._name())
         # all started before the first is waited for: Horovod works on them together
         started = [self._start_rows(sparse_gradient(parameter)) for parameter in sparse]
         for parameter, (indices, values) in zip(sparse, started, strict=True):
             rows, sums = hvd.synchronize(indices), hvd.synchronize(values) / self.size
             gathered = torch.sparse_coo_tensor(rows[None], sums, parameter.shape, check_invariants=False)
             parameter.grad = gathered.coalesce()
+        self._calls = 0  # a step ends here
 
     def _start_rows(self, gradient: Tensor) -> tuple[Any, Any]:
-        return hvd.allgather_async(gradient.indices()[0].contiguous()), hvd.allgather_async(gradient.values().contiguous())
+        indices = hvd.allgather_async(gradient.indices()[0].contiguous(), name=self._name())
+        return indices, hvd.allgather_async(gradient.values().contiguous(), name=self._name())
 
     def agree_min(self, value: int) -> int:
         """See Backend."""
-        return int(hvd.allreduce(torch.tensor([value]), op=hvd.Min))
+        return int(hvd.allreduce(torch.tensor([value]), op=hvd.Min, name=self._name()))
 
     def agree_any(self, value: bool) -> bool:
         """See Backend."""
-        return int(hvd.allreduce(torch.tensor([int(value)]), op=hvd.Max)) > 0
+        return int(hvd.allreduce(torch.tensor([int(value)]), op=hvd.Max, name=self._name())) > 0
 
     def broadcast_(self, module: nn.Module) -> None:
         """See Backend."""
@@ -74,7 +82,7 @@ class HorovodBackend(Backend):
 
     def barrier(self, timeout_s: float) -> None:
         """See Backend."""
-        handle = hvd.allreduce_async(torch.zeros(1), op=hvd.Sum)
+        handle = hvd.allreduce_async(torch.zeros(1), op=hvd.Sum, name=self._name())
         deadline = time.monotonic() + timeout_s
         while not hvd.poll(handle):
             if time.monotonic() > deadline:
@@ -86,12 +94,12 @@ class HorovodBackend(Backend):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, start: int) -> Tensor:
-        ctx.start, ctx.num = start, len(x)
-        gathered: Tensor = hvd.allgather(x.contiguous())
+    def forward(ctx: Any, x: Tensor, start: int, name: str) -> Tensor:
+        ctx.start, ctx.num, ctx.name = start, len(x), name
+        gathered: Tensor = hvd.allgather(x.contiguous(), name=name)
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = hvd.allreduce(grads[0].contiguous(), op=hvd.Sum)
-        return total[ctx.start : ctx.start + ctx.num], None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        total = hvd.allreduce(grads[0].contiguous(), op=hvd.Sum, name=f"{ctx.name}.backward")
+        return total[ctx.start : ctx.start + ctx.num], None, None

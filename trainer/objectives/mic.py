@@ -5,6 +5,8 @@ denominator, sums over j != k, and every comparison between views of the same ki
 embeddings would give itself away.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -32,44 +34,53 @@ class MicContrast(Objective):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The parts that have a weight."""
-        parts: dict[str, Tensor] = {}
+        own: dict[str, tuple[Tensor, Tensor]] = {}  # what each part compares, of this rank's rows
         if "uv" in self.weights:
-            parts["uv"] = self._user_item(step)
+            own["uv"] = unit(self.project_user(step.user_BKD)), unit(self.project_item(step.item_BD))
         if "uu" in self.weights:
-            parts["uu"] = self._same_side(step, "user_idx", step.user_BKD, step.user_b_BKD)
+            own["uu"] = unit(step.user_BKD), unit(step.user_b_BKD)
         if "vv" in self.weights:
-            parts["vv"] = self._same_side(step, "item_idx", step.item_BD[:, None], step.item_b_BD[:, None])
-        return parts
+            own["vv"] = unit(step.item_BD)[:, None], unit(step.item_b_BD)[:, None]
+        gathered = step.gather([x for pair in own.values() for x in pair])
+        everyone = {part: (gathered[2 * i], gathered[2 * i + 1]) for i, part in enumerate(own)}
+        losses: dict[str, Tensor] = {}
+        if "uv" in own:
+            losses["uv"] = self._user_item(step, own["uv"], everyone["uv"])
+        if "uu" in own:
+            losses["uu"] = self._same_side(step, "user_idx", own["uu"], everyone["uu"])
+        if "vv" in own:
+            losses["vv"] = self._same_side(step, "item_idx", own["vv"], everyone["vv"])
+        return losses
 
-    def _user_item(self, step: Step) -> Tensor:
+    def _user_item(self, step: Step, own: tuple[Tensor, Tensor], everyone: tuple[Tensor, Tensor]) -> Tensor:
         """Eq. 4 on clean views: user -> items and item -> users of all ranks, summed. Known likings are never negatives."""
-        user_BKD, item_BD = unit(self.project_user(step.user_BKD)), unit(self.project_item(step.item_BD))
-        own_user_BD, own_item_B = readout(user_BKD, item_BD), step.batch["item_idx"]
-        pos_B = (own_user_BD * item_BD).sum(dim=1)
-        all_users_N, all_items_N = step.all_ids("user_idx"), step.all_ids("item_idx")
-        to_items_BN = own_user_BD @ step.gather(item_BD).T
-        other_item_BN = (all_items_N != own_item_B[:, None]) & ~known_columns(step.known_positives, all_items_N)
-        to_users_BN = closest_interest(step.gather(user_BKD), item_BD)
-        other_user_BN = (all_users_N != step.batch["user_idx"][:, None]) & ~known_columns(step.all_known_NR, own_item_B).T
-        rows_B, columns_B = (
-            self._rows(pos_B, scores_BN, valid_BN) for scores_BN, valid_BN in ((to_items_BN, other_item_BN), (to_users_BN, other_user_BN))
-        )
-        return step.share_of_mean((rows_B + columns_B).sum(), sum(step.counts))
+        (user_BKD, item_BD), (user_NKD, item_ND) = own, everyone
+        user_BD, own_item_B = readout(user_BKD, item_BD), step.batch["item_idx"]
+        other_item_BN = step.all_ids("item_idx") != own_item_B[:, None]
+        other_item_BN &= ~known_columns(step.known_positives, step.all_ids("item_idx"))
+        other_user_BN = step.all_ids("user_idx") != step.batch["user_idx"][:, None]
+        other_user_BN &= ~known_columns(step.all_known_NR, own_item_B).T
+        pos_B = (user_BD * item_BD).sum(dim=1)
+        to_items_BN, to_users_BN = user_BD @ item_ND.T, closest_interest(user_NKD, item_BD)
+        loss_B = self._rows(pos_B, to_items_BN, other_item_BN) + self._rows(pos_B, to_users_BN, other_user_BN)
+        return step.share_of_mean(loss_B.sum(), sum(step.counts))
 
-    def _same_side(self, step: Step, name: str, clean_BKD: Tensor, view_BKD: Tensor) -> Tensor:
+    def _same_side(
+        self, step: Step, name: Literal["user_idx", "item_idx"], own: tuple[Tensor, Tensor], everyone: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Eq. 5 and 6 as NT-Xent (Chen et al. 2020) over two views of each of the n different entities of the global batch.
 
         2n anchors, each with 2(n - 1) negatives. An entity in several rows is represented by the first one, whatever rank holds
         it: otherwise it would be its own negative.
         """
-        chosen = step.representatives(name)
-        views_n2KD = torch.stack([unit(clean_BKD[chosen.local]), unit(view_BKD[chosen.local])], dim=1)
-        all_2NKD = step.gather(views_n2KD, chosen.counts).flatten(0, 1)
-        anchors_AKD = views_n2KD.flatten(0, 1)
-        pos_n = paired_set_similarity(views_n2KD[:, 0], views_n2KD[:, 1])
-        own_A, all_2N = step.batch[name][chosen.local].repeat_interleave(2), chosen.all_ids.repeat_interleave(2)
-        loss_A = self._rows(pos_n.repeat_interleave(2), set_similarity(anchors_AKD, all_2NKD), all_2N != own_A[:, None])
-        return step.share_of_mean(loss_A.sum(), 2 * sum(chosen.counts))
+        chosen_B, chosen_N = step.representatives(name)
+        clean_nKD, view_nKD = (x[chosen_B] for x in own)
+        columns_MKD = torch.cat([x[chosen_N] for x in everyone])
+        other_nM = step.all_ids(name)[chosen_N].repeat(2) != step.batch[name][chosen_B][:, None]
+        pos_n = paired_set_similarity(clean_nKD, view_nKD)
+        loss_n = self._rows(pos_n, set_similarity(clean_nKD, columns_MKD), other_nM)
+        loss_n = loss_n + self._rows(pos_n, set_similarity(view_nKD, columns_MKD), other_nM)
+        return step.share_of_mean(loss_n.sum(), 2 * chosen_N.sum())
 
     def _rows(self, pos_B: Tensor, neg_BM: Tensor, valid_BM: Tensor) -> Tensor:
         pos_B1 = pos_B[:, None]

@@ -56,7 +56,10 @@ class SampledSoftmax(Objective):
         return {"loss": step.share_of_mean((loss_B * weight_B).sum(), step.backend.sum(weight_B.sum()))}
 
     def log_q(self, step: Step, items: Tensor) -> Tensor:
-        """float64: ln(N p + m / num_items), the number of columns expected to hold each item; p = its share of train clicks, at least one click."""
+        """float64: ln(N p + m / num_items), the number of columns expected to hold each item.
+
+        p: its share of the train clicks, at least that of one click.
+        """
         counts = step.item_counts.to(items.device, torch.float64)
         expected = sum(step.counts) * counts[items].clamp(min=1) / counts.sum()
         if self.shared:
@@ -80,7 +83,7 @@ class SampledSoftmax(Objective):
         """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all rows are compared with."""
         vectors, items = [], []
         if self.in_batch:
-            vectors.append(step.gather(item_BD))
+            vectors += step.gather([item_BD])
             items.append(step.all_ids("item_idx"))
         if self.shared:
             drawn = shared_set(step.catalogue.num_items, self.num, seed=step.seed, step=step.step, device=item_BD.device)

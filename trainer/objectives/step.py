@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,14 +16,16 @@ from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
 from trainer.randomness import Purpose, words64
 
+IDS = ("row", "user_idx", "item_idx")
+
 
 @dataclass
 class Step:
     """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
     like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
 
-    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The collective properties (`counts`, `all_*`)
-    are to be read on every rank or on none.
+    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. `counts`, `all_*`, `representatives`
+    and `gather` talk to the other ranks: read on every rank or on none, in the same order.
     """
 
     encoder: Encoder
@@ -66,45 +69,43 @@ class Step:
     # ---- what all ranks hold ---------------------------------------------------------------------------------------
 
     @cached_property
-    def counts(self) -> list[int]:
-        """Rows of each rank."""
-        return [int(n) for n in self.backend.gather_ids(self.batch["row"].new_tensor([len(self.batch["row"])]))]
+    def _table_NC(self) -> Tensor:
+        """int64[N, 4 + R]: rank, row, user_idx, item_idx, known positives; in one go, as each talk between ranks costs milliseconds."""
+        own = [self.batch[name] for name in IDS]
+        rank_B = torch.full_like(own[0], self.backend.rank)
+        return self.backend.gather_ids(torch.cat([torch.stack([rank_B, *own], dim=1), self.known_positives], dim=1))
 
-    @cached_property
-    def own_columns_B(self) -> Tensor:
-        """int64[B]: where this rank's rows stand among the N."""
-        start = sum(self.counts[: self.backend.rank])
-        return torch.arange(start, start + self.counts[self.backend.rank], device=self.batch["row"].device)
-
-    @cached_property
-    def all_ids_N3(self) -> Tensor:
-        """int64[N, 3]: global row, user_idx, item_idx."""
-        return self.backend.gather_ids(torch.stack([self.batch[name] for name in ("row", "user_idx", "item_idx")], dim=1))
+    def all_ids(self, name: Literal["row", "user_idx", "item_idx"]) -> Tensor:
+        """int64[N] of row, user_idx or item_idx."""
+        return self._table_NC[:, 1 + IDS.index(name)]
 
     @cached_property
     def all_known_NR(self) -> Tensor:
         """int64[N, R]: known_positives of every row."""
-        return self.backend.gather_ids(self.known_positives)
+        return self._table_NC[:, 1 + len(IDS) :]
 
-    def all_ids(self, name: str) -> Tensor:
-        """int64[N] of row, user_idx or item_idx."""
-        return self.all_ids_N3[:, ("row", "user_idx", "item_idx").index(name)]
+    @cached_property
+    def counts(self) -> list[int]:
+        """Rows of each rank."""
+        num: list[int] = torch.bincount(self._table_NC[:, 0], minlength=self.backend.size).tolist()
+        return num
 
-    def gather(self, x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-        """[B, ...] -> [N, ...] with gradient; counts: rows of each rank where they are not those of the batch."""
-        return self.backend.gather(x, self.counts if counts is None else counts)
+    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """[B, ...] -> [N, ...] each, with gradient, all in one go."""
+        flat = torch.cat([x.flatten(1) for x in tensors], dim=1)
+        parts = torch.split(self.backend.gather(flat, self.counts), [x[0].numel() for x in tensors], dim=1)
+        return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, tensors, strict=True)]
 
-    def representatives(self, name: str) -> "Representatives":
-        """One row for each different user_idx or item_idx of the global batch: the one with the smallest global row."""
+    def representatives(self, name: Literal["user_idx", "item_idx"]) -> tuple[Tensor, Tensor]:
+        """(bool[B], bool[N]): the rows that stand for their user or item, one for each that is in the global batch.
+
+        It is the row with the smallest global number, whatever rank holds it.
+        """
         ids_N, rows_N = self.all_ids(name), self.all_ids("row")
         _, entity_N = torch.unique(ids_N, return_inverse=True)
         first = torch.full_like(rows_N, torch.iinfo(torch.int64).max).scatter_reduce_(0, entity_N, rows_N, "amin")
         chosen_N = rows_N == first[entity_N]
-        return Representatives(
-            local=chosen_N[self.own_columns_B].nonzero()[:, 0],
-            all_ids=ids_N[chosen_N],
-            counts=[int(part.sum()) for part in torch.split(chosen_N, self.counts)],
-        )
+        return torch.split(chosen_N, self.counts)[self.backend.rank], chosen_N
 
     def share_of_mean(self, local_sum: Tensor, global_count: Tensor | int) -> Tensor:
         """local_sum / (global_count / W): its mean over the W ranks is the global sum over the global count (0 where nothing counts).
@@ -113,15 +114,3 @@ class Step:
         """
         count = torch.as_tensor(global_count, dtype=local_sum.dtype, device=local_sum.device)
         return local_sum * torch.where(count > 0, self.backend.size / count.clamp(min=torch.finfo(count.dtype).tiny), 0)
-
-
-@dataclass(frozen=True)
-class Representatives:
-    """local: int64[n_r], rows of this rank that stand for their entity. all_ids: int64[n], entities in rank order.
-
-    counts: n_r of each rank.
-    """
-
-    local: Tensor
-    all_ids: Tensor
-    counts: list[int]

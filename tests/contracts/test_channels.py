@@ -1,0 +1,193 @@
+"""One suite over every channel: what a list promises, whatever fills it; and each against the plain loops of its formula."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conf.settings import Channels
+from retrieval.channels import CHANNELS, build_channel
+from retrieval.ragged import Ragged
+from retrieval.world import Users
+from tests.retrieval.small_world import TWINS, lists_of, make_case
+
+SETTINGS = Channels.model_validate(
+    {"top": 12, "u2u2i": {"neighbours": 5, "profile": 8}, "i2i": {"neighbours": 4, "history": 6}, "itemcf": {"history": 7}}
+)
+every_channel = pytest.mark.parametrize("name", sorted(CHANNELS))
+every_filter = pytest.mark.parametrize("seen", ["none", "history", "train_and_history"])
+
+
+def close(found, wanted):
+    """Same items in the same order; scores to the last float32 digit or so."""
+    assert [[i for i, _ in one] for one in found] == [[i for i, _ in one] for one in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose([s for _, s in one], [s for _, s in other], rtol=3e-7, atol=1e-9)
+
+
+def block(users: Users, start: int, stop: int) -> Users:
+    return Users(
+        users.idx[start:stop],
+        users.vectors[start:stop],
+        users.history.part(start, stop),
+        users.seen.part(start, stop),
+        users.neighbours.part(start, stop),
+    )
+
+
+def test_every_channel_of_the_settings_is_there_and_has_a_twin():
+    assert set(CHANNELS) == set(TWINS) == set(Channels().names)
+    with pytest.raises(ValueError, match="unknown channel 'u2x'; known: i2i, itemcf, popular, u2i, u2u2i"):
+        build_channel("u2x")
+
+
+@every_channel
+@every_filter
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_the_formula_written_as_loops(name, seen, seed):
+    case = make_case(seed=seed, seen=seen, interests=1 + seed % 2)
+    found = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    close(found, [TWINS[name](case, user, SETTINGS) for user in range(len(case.users))])
+
+
+@every_channel
+def test_equals_the_formula_on_real_valued_vectors(name):
+    case = make_case(seed=5, ties=False, dim=16)
+    found = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    close(found, [TWINS[name](case, user, SETTINGS) for user in range(len(case.users))])
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("u2u2i", {"agg": "max"}),
+        ("u2u2i", {"relevance": "none"}),
+        ("u2u2i", {"relevance": "raw"}),
+        ("u2u2i", {"power": 2.5}),
+        ("u2u2i", {"neighbours": 1}),
+        ("i2i", {"agg": "max"}),
+        ("i2i", {"gamma": 0.7}),
+        ("i2i", {"gamma": 0.7, "agg": "max"}),
+        ("i2i", {"history": 1}),
+    ],
+)
+def test_options_equal_their_formula(name, option):
+    case = make_case(seed=3)
+    own = getattr(SETTINGS, name).model_copy(update=option)
+    settings = SETTINGS.model_copy(update={name: own})
+    found = lists_of(CHANNELS[name](case.users, case.world, settings))
+    close(found, [TWINS[name](case, user, settings) for user in range(len(case.users))])
+
+
+def test_u2i_by_inner_product_ranks_by_it():
+    case = make_case(seed=4, is_unit=False)
+    found = lists_of(CHANNELS["u2i"](case.users, case.world, SETTINGS))
+    close(found, [TWINS["u2i"](case, user, SETTINGS) for user in range(len(case.users))])
+    assert max(score for one in found for _, score in one) > 1
+
+
+@every_channel
+def test_batch_equals_single_bit_for_bit(name):
+    case = make_case(seed=6, ties=False, dim=32)
+    whole = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    for size in (1, 7):
+        parts = [block(case.users, start, min(start + size, len(case.users))) for start in range(0, len(case.users), size)]
+        assert [one for part in parts for one in lists_of(CHANNELS[name](part, case.world, SETTINGS))] == whole
+
+
+@every_channel
+def test_lists_are_ordered_distinct_recommendable_and_at_most_top(name):
+    case = make_case(seed=7)
+    for one in lists_of(CHANNELS[name](case.users, case.world, SETTINGS)):
+        items, scores = [i for i, _ in one], [s for _, s in one]
+        assert len(items) <= SETTINGS.top
+        assert len(set(items)) == len(items)
+        assert set(items) <= set(case.recommendable)  # specials 0..3 are no items; ineligible ones never come back
+        assert one == sorted(one, key=lambda pair: (-pair[1], pair[0]))
+        assert np.isfinite(scores).all()
+
+
+@every_channel
+@pytest.mark.parametrize("seen", ["history", "train_and_history"])
+def test_p7_5_filtered_list_is_the_unfiltered_list_without_the_seen(name, seen):
+    filtered, free = make_case(seed=8, seen=seen), make_case(seed=8, seen="none")
+    unlimited = SETTINGS.model_copy(update={"top": 1000})
+    found = lists_of(CHANNELS[name](filtered.users, filtered.world, SETTINGS))
+    everything = lists_of(CHANNELS[name](free.users, free.world, unlimited))
+    for user, one in enumerate(found):
+        assert not {i for i, _ in one} & filtered.seen[user]
+        assert one == [pair for pair in everything[user] if pair[0] not in filtered.seen[user]][: SETTINGS.top]
+
+
+@every_channel
+def test_p7_2_scores_of_the_three_channels_lie_in_0_1(name):
+    case = make_case(seed=9, interests=2)
+    lists = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    low, high = {"u2i": (-1, 1), "u2u2i": (0, 1), "i2i": (0, 1)}.get(name, (0, np.inf))
+    scores = [score for one in lists for _, score in one]
+    assert scores
+    assert low <= min(scores)
+    assert max(scores) <= high
+
+
+@pytest.mark.parametrize("name", ["u2u2i", "i2i"])
+def test_p7_2_score_grows_with_the_cosine_of_user_and_item(name):
+    """Turn the user's vector towards an item: its score grows, everything else about the user being equal."""
+    case = make_case(seed=10, ties=False, seen="none")
+    before = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))[3]
+    item = before[-1][0]
+    vectors = case.users.vectors.copy()
+    vectors[3, 0] = vectors[3, 0] / np.linalg.norm(vectors[3, 0]) + case.item_vectors[item] / np.linalg.norm(case.item_vectors[item])
+    turned = replace(case.users, vectors=vectors)
+    unlimited = SETTINGS.model_copy(update={"top": 1000})
+    assert dict(lists_of(CHANNELS[name](turned, case.world, unlimited))[3])[item] > dict(before)[item]
+
+
+def test_p7_1_one_neighbour_without_relevance_gives_its_profile():
+    """One neighbour with S = 1, no cosine factor: every profile item scores 1, so the list is the profile by item_idx."""
+    case = make_case(seed=11, seen="none")
+    users = replace(case.users, neighbours=Ragged.of([[2]] * len(case.users), [[1.0]] * len(case.users)))
+    settings = Channels.model_validate({"top": 50, "u2u2i": {"neighbours": 50, "relevance": "none"}})
+    found = lists_of(CHANNELS["u2u2i"](users, case.world, settings))
+    expected = [(item, 1.0) for item in sorted(set(case.profiles[2]) & set(case.recommendable))]
+    assert expected
+    assert all(one == expected for one in found)
+
+
+def test_u2u2i_shares_are_equal_when_no_neighbour_is_similar():
+    case = make_case(seed=12, seen="none")
+    users = replace(case.users, neighbours=Ragged.of([[2, 3]] * len(case.users), [[-0.2, -0.7]] * len(case.users)))
+    settings = Channels.model_validate({"top": 50, "u2u2i": {"relevance": "none"}})
+    scores = {score for one in lists_of(CHANNELS["u2u2i"](users, case.world, settings)) for _, score in one}
+    assert scores <= {0.5, 1.0}
+
+
+@pytest.mark.parametrize("interests", [2, 4])
+@every_channel
+def test_p4_7_copies_of_one_vector_equal_one_vector(name, interests):
+    case = make_case(seed=13, ties=False)
+    copied = replace(case.users, vectors=np.repeat(case.users.vectors, interests, axis=1))
+    assert lists_of(CHANNELS[name](copied, case.world, SETTINGS)) == lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+
+
+@every_channel
+def test_empty_history_follows_the_table_of_edge_cases(name):
+    """u2i and u2u2i normal (they have a vector), popular normal, i2i and itemcf empty: never filled from elsewhere."""
+    case = make_case(seed=14)
+    assert case.histories[0] == []
+    one = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))[0]
+    assert bool(one) == (name in ("u2i", "u2u2i", "popular"))
+
+
+@every_channel
+def test_no_users_give_no_lists(name):
+    case = make_case(seed=15)
+    assert len(CHANNELS[name](block(case.users, 0, 0), case.world, SETTINGS)) == 0
+
+
+@every_channel
+def test_a_user_who_has_seen_everything_gets_nothing(name):
+    case = make_case(seed=16, num_users=3)
+    everything = Ragged.of([sorted(case.item_vectors)] * len(case.users))
+    found = CHANNELS[name](replace(case.users, seen=everything), case.world, SETTINGS)
+    assert lists_of(found) == [[]] * len(case.users)
