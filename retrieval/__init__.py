@@ -1,0 +1,1 @@
+"""From a model and the day's tables to candidate tables: embed, index, neighbours, candidates."""

@@ -1,0 +1,136 @@
+"""Embed: batch inference of the trained towers, a vector for every item and K for every user."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from conf.storage import Manifest
+from retrieval import worker
+from retrieval.ragged import F32, I32
+from retrieval.search import ArrowFunction
+from spark_jobs.job import Context, Job, Output, main
+
+if TYPE_CHECKING:
+    from trainer.export import Towers
+
+SCHEMA = "idx int, interest tinyint, vector array<float>"
+
+# Rows encoded together. Always this many (a short block is filled up): a matrix product may add up in another order for another
+# number of rows, and a vector must not depend on which rows it came with.
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class TowersFiles:
+    """The model artefact and the item features it needs. Small: it travels to the executors."""
+
+    model_file: str
+    sha256: str
+    item_feat: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Manifest, model_files: list[str], item_feat: list[str]) -> "TowersFiles":
+        """From the inputs of the job; `model_files` in the order of the manifest."""
+        position = [entry.name for entry in model.files].index("model.pt")
+        return cls(model_files[position], model.files[position].sha256, tuple(item_feat))
+
+    def open(self) -> "Towers":
+        """Load the towers, the sha256 of their file checked first."""
+        # imported here: torch costs a driver that only plans seconds, and every process its memory
+        from trainer.export import load
+
+        return load(worker.local_file(self.model_file, self.sha256), worker.read_columns(self.item_feat))
+
+    def held(self) -> "Towers":
+        """The towers, loaded once in this process, computing with as many threads as the task has cores."""
+        import torch
+
+        torch.set_num_threads(worker.task_cpus())
+        return worker.once("towers", self, self.open)
+
+
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
+    """Encode every user of user_state and every item of the catalogue."""
+    files = TowersFiles.of(context.manifests["model"], context.files("model"), context.files("item_feat"))
+    towers = files.open()  # on the driver too: a bad model file ends the job before any task starts
+    context.facts.update({"model_id": towers.model_id, "similarity": towers.similarity, "dim": towers.dim, "interests": towers.interests})
+    users = embed_users(tables["user_state"], tables["user_feat"], files.held)
+    items = embed_items(tables["item_feat"], files.held)
+    return {
+        "embeddings_user": Output(users, sort_by=("idx", "interest")),
+        "embeddings_item": Output(items, sort_by=("idx", "interest")),
+    }
+
+
+def embed_users(user_state: DataFrame, user_feat: DataFrame, load_towers: Callable[[], "Towers"]) -> DataFrame:
+    """One row per user and interest, columns as in embeddings_user."""
+    users = user_state.select("user_idx", "items").join(user_feat.withColumnRenamed("idx", "user_idx"), on="user_idx", how="inner")
+    # by user: the files of user_state may be fewer than the cores
+    return users.repartition("user_idx").mapInArrow(make_embed_users(load_towers), SCHEMA)
+
+
+def embed_items(item_feat: DataFrame, load_towers: Callable[[], "Towers"]) -> DataFrame:
+    """One row per item of the catalogue, columns as in embeddings_item."""
+    return item_feat.select("idx").repartition("idx").mapInArrow(make_embed_items(load_towers), SCHEMA)
+
+
+def make_embed_users(load_towers: Callable[[], "Towers"]) -> ArrowFunction:
+    """Body of DataFrame.mapInArrow: (user_idx, items, user fields) batches in, (idx, interest, vector) batches out."""
+
+    def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        towers = load_towers()
+        for block in blocks(batches):
+            filled = pa.Table.from_batches([block]).take(filling(block.num_rows))
+            yield vectors_batch(block.column("user_idx").to_numpy(), towers.encode_users(filled)[: block.num_rows])
+
+    return embed
+
+
+def make_embed_items(load_towers: Callable[[], "Towers"]) -> ArrowFunction:
+    """Body of DataFrame.mapInArrow: (idx) batches in, (idx, interest, vector) batches out."""
+
+    def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        towers = load_towers()
+        for block in blocks(batches):
+            idx = block.column("idx").to_numpy()
+            yield vectors_batch(idx, towers.encode_items(idx[filling(len(idx))])[: len(idx), None, :])
+
+    return embed
+
+
+def blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of the batches, at most _BLOCK at a time; none empty."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BLOCK):
+            yield batch.slice(start, _BLOCK)
+
+
+def filling(num: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """int64[_BLOCK]: places 0..num-1, the last one repeated."""
+    return np.minimum(np.arange(_BLOCK, dtype=np.int64), num - 1)
+
+
+def vectors_batch(idx: I32, vectors_BKD: F32) -> pa.RecordBatch:
+    """Rows of an embedding table: K for each idx."""
+    num, interests, dim = vectors_BKD.shape
+    starts = np.arange(0, num * interests * dim + 1, dim, dtype=np.int32)
+    flat = pa.array(np.ascontiguousarray(vectors_BKD, dtype=np.float32).reshape(-1), pa.float32())
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(np.repeat(idx, interests), pa.int32()),
+            pa.array(np.tile(np.arange(interests, dtype=np.int8), num), pa.int8()),
+            pa.ListArray.from_arrays(starts, flat),
+        ],
+        names=["idx", "interest", "vector"],
+    )
+
+
+JOB = Job(name="embed", transform=transform, doc="Compute the vectors of all users and items with the trained model.")
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,206 @@
+"""Vectors that can be searched: a FAISS index with exact scores and a fixed order of ties, and its files on disk."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+
+from conf.errors import BadDataError, Fault
+from conf.files import open_root
+from retrieval import worker
+from retrieval.ragged import F32, F64, I32, I64, Ragged, aggregate, best_first
+
+EPS = 1e-6  # a vector shorter than this counts as zero: its cosine with anything is 0
+_SPARE = 8  # rows fetched beyond those asked for: most ties at the end are settled in one search
+_CHUNK = 1 << 18  # (query, row) pairs scored at once: 64 MB of gathered vectors at 64 dimensions
+
+
+def unit(vectors: F32) -> F32:
+    """The vectors over the last axis at unit length: x / max(|x|, 1e-6), float32."""
+    lengths = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
+    scaled: F32 = (vectors / np.maximum(lengths, EPS)[..., None]).astype(np.float32)
+    return scaled
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """A FAISS inner-product index over `vectors`.
+
+    ids: int32[n], ascending; a multi-interest user has several rows, one after the other. vectors: float32[n, D], row by row
+    what the index answers for. is_unit: the vectors have unit length and queries are brought to it, so that scores are cosines.
+    """
+
+    searcher: Any
+    ids: I32
+    vectors: F32
+    is_unit: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def rows_per_id(self) -> int:
+        """The most rows that share an id: 1, or the number of interests."""
+        return int(np.unique(self.ids, return_counts=True)[1].max()) if len(self.ids) else 1
+
+    @cached_property
+    def _first_row(self) -> I64:
+        table = np.full(int(self.ids[-1]) + 1 if len(self.ids) else 0, -1, dtype=np.int64)
+        table[self.ids[::-1]] = np.arange(len(self.ids))[::-1]  # the smallest row is written last
+        return table
+
+    @cached_property
+    def unit_vectors(self) -> F32:
+        """float32[n, D]: the vectors at unit length."""
+        return self.vectors if self.is_unit else unit(self.vectors)
+
+    @cached_property
+    def _longest(self) -> float:
+        return float(np.sqrt(np.einsum("nd,nd->n", self.vectors, self.vectors).max())) if len(self.ids) else 0.0
+
+    def rows_of(self, ids: I32) -> I64:
+        """int64[m]: the first row of each id, -1 where it is not in the index."""
+        known = (ids >= 0) & (ids < len(self._first_row))
+        return np.where(known, self._first_row[np.where(known, ids, 0)], -1) if len(self._first_row) else np.full(len(ids), -1)
+
+    def nearest(self, queries_QKD: F32, num: int | I64) -> Ragged:
+        """For each of Q queries its `num` ids of highest score, best first, ties by smaller id; fewer where the index finds fewer.
+
+        The score of an id is the highest over the K vectors of the query and the rows of the id: an inner product, or a cosine
+        where `is_unit`, computed in float64 and rounded to float32. With an exhaustive index the answer is exact, ties included,
+        and does not depend on which queries are searched together.
+        """
+        return best_first(self.pool(queries_QKD, num), num)
+
+    def pool(self, queries_QKD: F32, num: int | I64) -> Ragged:
+        """Every id among the `num` best of any of a query's K vectors, ascending, with its score as in `nearest`."""
+        num_queries, interests, dim = queries_QKD.shape
+        queries = (unit(queries_QKD) if self.is_unit else queries_QKD).reshape(-1, dim)
+        wanted = np.repeat(np.broadcast_to(np.asarray(num, dtype=np.int64), num_queries), interests)
+        rows, found, scores = self._search(np.ascontiguousarray(queries), wanted * self.rows_per_id)
+        return aggregate(rows // interests, self.ids[found], scores, num_queries, agg="max")
+
+    def cosines(self, queries_QKD: F32, rows: I64, ids: I32) -> F64:
+        """float64[m]: the highest cosine of query rows[i] with the vector of ids[i], all of which are in the index."""
+        queries, places = unit(queries_QKD), self.rows_of(ids)
+        result = np.empty(len(ids), dtype=np.float64)
+        step = max(1, _CHUNK // queries.shape[1])
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            items = self.unit_vectors[places[part]]
+            result[part] = np.einsum("nkd,nd->nk", queries[rows[part]], items, dtype=np.float64).max(axis=1)
+        return np.clip(result, -1, 1)
+
+    def _search(self, queries: F32, wanted: I64) -> tuple[I64, I64, F64]:
+        """Entries (query, row of the index, score) that hold each query's `wanted` best rows and all that tie with the last of them."""
+        total = len(self.ids)
+        wanted = np.minimum(wanted, total)
+        # rounded up to powers of two, so that queries which ask for different numbers still share searches
+        fetch = np.minimum(1 << np.ceil(np.log2(wanted + _SPARE)).astype(np.int64), total)
+        pending, parts = np.flatnonzero(wanted > 0), []
+        while len(pending):
+            unsettled = [np.empty(0, dtype=np.int64)]
+            for size in np.unique(fetch[pending]):
+                same = pending[fetch[pending] == size]
+                for which in np.array_split(same, max(1, -(-len(same) * int(size) // _CHUNK))):
+                    settled, entries = self._search_once(queries, which, wanted[which], int(size))
+                    parts.append(entries)
+                    unsettled.append(which[~settled])
+            pending = np.concatenate(unsettled)
+            fetch[pending] = np.minimum(fetch[pending] * 2, total)
+        empty = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
+        rows, found, scores = (np.concatenate([part[i] for part in parts] or [empty[i]]) for i in range(3))
+        order = np.argsort(rows, kind="stable")
+        return rows[order], found[order], scores[order]
+
+    def _search_once(self, queries: F32, which: I64, wanted: I64, size: int) -> tuple[Any, tuple[I64, I64, F64]]:
+        asked = queries[which]
+        raw, rows = self.searcher.search(asked, size)
+        # FAISS adds up in float32, in an order that depends on the batch: its score is within `slack` of the true one, so a row
+        # it leaves out can belong to the answer only if the last score it gives is that near to the last one wanted.
+        slack = 2 * asked.shape[1] * 2.0**-23 * np.linalg.norm(asked, axis=1) * self._longest
+        last_wanted = np.take_along_axis(raw, wanted[:, None] - 1, axis=1)[:, 0]
+        settled = (size >= len(self.ids)) | (rows[:, -1] < 0) | (raw[:, -1] < last_wanted - slack)
+        scores = np.einsum("qd,qrd->qr", asked.astype(np.float64), self.vectors[rows], dtype=np.float64)
+        if self.is_unit:
+            scores = np.clip(scores, -1, 1)
+        keep = settled[:, None] & (rows >= 0)  # -1: FAISS found fewer
+        entries = np.repeat(which, size).reshape(rows.shape)[keep], rows[keep], scores.astype(np.float32).astype(np.float64)[keep]
+        return settled, entries
+
+
+# ---- on disk -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IndexFiles:
+    """One index of the artefact: where its files are and what they must hash to. Small: it travels to the executors.
+
+    sha256: file name -> sha256. nprobe: lists an IVF index looks into.
+    """
+
+    folder: str
+    name: str
+    is_unit: bool
+    nprobe: int
+    sha256: Mapping[str, str]
+
+    def open(self) -> VectorIndex:
+        """Load it, every file checked against its sha256 first: a damaged index file could make FAISS corrupt memory.
+
+        Raises:
+            BadDataError: a file is missing or damaged.
+        """
+        paths = {name: worker.local_file(f"{self.folder}/{name}", sha256) for name, sha256 in self.sha256.items()}
+        searcher = faiss.read_index(paths[f"{self.name}.faiss"])
+        set_nprobe(searcher, self.nprobe)
+        ids = np.load(paths[f"{self.name}_ids.npy"])
+        stored = paths.get(f"{self.name}_vectors.npy")
+        vectors = flat_vectors(searcher) if stored is None else np.load(stored, mmap_mode="r")
+        return VectorIndex(searcher, ids, vectors, self.is_unit)
+
+    def held(self) -> VectorIndex:
+        """The index, loaded once in this process, searching with as many threads as the task has cores."""
+        faiss.omp_set_num_threads(worker.task_cpus())
+        return worker.once(f"index {self.name}", self, self.open)
+
+    def check(self) -> None:
+        """Raise BadDataError for a missing or damaged file, before any task starts."""
+        for name, sha256 in self.sha256.items():
+            worker.local_file(f"{self.folder}/{name}", sha256)
+
+
+def index_files(folder: str) -> dict[str, IndexFiles]:
+    """The indexes of an artefact folder (path or URI) by name, as its index.json lists them.
+
+    Raises:
+        BadDataError: index.json is missing or unreadable.
+    """
+    filesystem, path = open_root(folder)
+    try:
+        with filesystem.open_input_stream(f"{path}/index.json") as stream:
+            document = json.loads(stream.read())
+        return {
+            name: IndexFiles(folder, name, part["is_unit"], document["nprobe"], {f: v["sha256"] for f, v in part["files"].items()})
+            for name, part in document["indexes"].items()
+        }
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        fault = Fault("index.json is missing or damaged", repr(error), "roll back, or run: trichannel index")
+        raise BadDataError(folder, [fault]) from None
+
+
+def flat_vectors(searcher: Any) -> F32:
+    """float32[n, D]: the vectors inside a flat index, not copied; they live as long as the index."""
+    rows: F32 = faiss.rev_swig_ptr(searcher.get_xb(), searcher.ntotal * searcher.d).reshape(searcher.ntotal, searcher.d)
+    return rows
+
+
+def set_nprobe(searcher: Any, nprobe: int) -> None:
+    """Let an IVF index look into `nprobe` lists; other kinds have none."""
+    ivf = faiss.try_extract_index_ivf(searcher)
+    if ivf is not None:
+        ivf.nprobe = nprobe

@@ -1,0 +1,170 @@
+"""What a channel may read: its block of users, and the day's tables, each loaded once in a Python worker."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval import worker
+from retrieval.ragged import F32, I32, I64, Ragged, last_distinct, sorted_distinct
+from retrieval.vector_index import IndexFiles, VectorIndex
+
+
+@dataclass(frozen=True)
+class Users:
+    """A block of B users.
+
+    idx: int32[B]. vectors: float32[B, K, D], encoder space. history: their clicks, oldest first. seen: items never to recommend
+    to them, distinct, ascending. neighbours: similar training users, nearest first, weighted by similarity.
+    """
+
+    idx: I32
+    vectors: F32
+    history: Ragged
+    seen: Ragged
+    neighbours: Ragged
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+
+class World(Protocol):
+    """The day's tables as arrays. Lists are keyed by idx; an idx without a list has none."""
+
+    @property
+    def items(self) -> VectorIndex:
+        """The items that may be recommended; no channel returns another."""
+
+    @property
+    def similar_items(self) -> Ragged:
+        """For each item its nearest items, weighted by cosine."""
+
+    @property
+    def met_items(self) -> Ragged:
+        """For each item the items met in sessions, weighted as in `cooc`."""
+
+    @property
+    def profiles(self) -> Ragged:
+        """For each training user the last distinct train items, newest first."""
+
+    @property
+    def clicks(self) -> I64:
+        """Train clicks of each item_idx."""
+
+    @property
+    def popular(self) -> I32:
+        """The clicked items that may be recommended, most clicked first, ties by smaller item_idx."""
+
+
+@dataclass(frozen=True)
+class StoredWorld:
+    """A `World` read from files of the storage, each table when first asked for. Small: it travels to the executors.
+
+    Fields are Parquet files, as paths or URIs. profile: distinct items of a profile. item_key_type: string or int64.
+    """
+
+    index: IndexFiles
+    neighbours_item: tuple[str, ...]
+    cooc: tuple[str, ...]
+    user_state: tuple[str, ...]
+    item_index: tuple[str, ...]
+    profile: int
+    item_key_type: str = "string"
+
+    def held(self) -> "StoredWorld":
+        """The one copy in this process of an equal world, with whatever it has loaded."""
+        return worker.once("world", self, lambda: self)
+
+    @property
+    def items(self) -> VectorIndex:
+        """See `World`; loaded once, whatever the world."""
+        return self.index.held()
+
+    @cached_property
+    def similar_items(self) -> Ragged:
+        """See `World`: from neighbours_item."""
+        table = worker.read_columns(self.neighbours_item, ["idx", "neighbours", "similarities"])
+        lists = Ragged.from_arrow(table["neighbours"], table["similarities"])
+        return keyed(table["idx"].to_numpy(), lists)
+
+    @cached_property
+    def met_items(self) -> Ragged:
+        """See `World`: from cooc."""
+        table = worker.read_columns(self.cooc, ["item_i", "item_j", "weight"])
+        item_i, item_j, weight = (table[name].to_numpy() for name in ("item_i", "item_j", "weight"))
+        order = np.lexsort((item_j, item_i))
+        num = int(item_i.max()) + 1 if len(item_i) else 0
+        return Ragged.grouped(item_i[order].astype(np.int64), item_j[order], weight[order], num)
+
+    @cached_property
+    def _train(self) -> tuple[I32, Ragged]:
+        table = worker.read_columns(self.user_state, ["user_idx", "items", "num_train"])
+        table = table.filter(pc.greater(table["num_train"], 0))  # held-out users have context, and nothing of theirs may leak
+        return table["user_idx"].to_numpy(), Ragged.from_arrow(table["items"])
+
+    @cached_property
+    def profiles(self) -> Ragged:
+        """See `World`: from the rows of user_state that have train events."""
+        users, items = self._train
+        return keyed(users, last_distinct(items, self.profile))
+
+    @cached_property
+    def clicks(self) -> I64:
+        """See `World`: counted in user_state, up to the largest item_idx of the index at least."""
+        return np.bincount(self._train[1].values, minlength=int(self.items.ids[-1]) + 1).astype(np.int64)
+
+    @cached_property
+    def popular(self) -> I32:
+        """See `World`."""
+        return most_clicked(self.clicks, self.items)
+
+    @cached_property
+    def item_keys(self) -> pa.Array:
+        """The business key of each item_idx, in the type it came with; null where there is none."""
+        table = worker.read_columns(self.item_index, ["key", "idx"])
+        idx = table["idx"].to_numpy()
+        row_of = np.full(int(idx.max()) + 1, -1, dtype=np.int64)
+        row_of[idx] = np.arange(len(idx))
+        keys = table["key"].combine_chunks().cast(pa.type_for_alias(self.item_key_type))
+        return keys.take(pa.array(row_of, mask=row_of < 0))
+
+
+def keyed(idx: I32, lists: Ragged) -> Ragged:
+    """Lists by idx: list idx[b] of the result is list b of `lists`; the others are empty."""
+    place = np.full(int(idx.max()) + 1 if len(idx) else 0, -1, dtype=np.int64)
+    place[idx] = np.arange(len(idx))
+    return lists.take(place)
+
+
+def most_clicked(clicks: I64, items: VectorIndex) -> I32:
+    """int32[n]: the items of the index with a click, most clicked first, ties by smaller item_idx."""
+    ids: I32 = items.ids[clicks[items.ids] > 0]
+    order = np.lexsort((ids, -clicks[ids]))
+    ordered: I32 = ids[order]
+    return ordered
+
+
+def seen_items(history: Ragged, kind: str, *, last: int) -> Ragged:
+    """What is never recommended: nothing (none), the last clicks the model was given (history), or every one (train_and_history)."""
+    if kind == "none":
+        return Ragged.empty(len(history))
+    if kind == "train_and_history":
+        return sorted_distinct(history)
+    recent = history.where(history.places >= np.repeat(history.lengths - last, history.lengths))
+    return sorted_distinct(recent)
+
+
+def users_of(block: pa.RecordBatch, *, interests: int, seen: str, last: int) -> Users:
+    """The users of a block with columns user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
+    flat: Any = block.column("vector").flatten().to_numpy(zero_copy_only=False)
+    history = Ragged.from_arrow(block.column("items"))
+    return Users(
+        idx=block.column("user_idx").to_numpy(),
+        vectors=flat.astype(np.float32, copy=False).reshape(block.num_rows, interests, -1),
+        history=history,
+        seen=seen_items(history, seen, last=last),
+        neighbours=Ragged.from_arrow(block.column("neighbours"), block.column("similarities")),
+    )
