@@ -8,20 +8,32 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conf import fields as f
 from conf.errors import Fault, SettingsError
-from conf.tables import Shape
+from conf.tables import TABLES, Shape
 
 DS = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # variants, run ids: they become folder names
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+MASK_COLUMN = re.compile(r"(um|uh|vm)_b\d+")
+# A field becomes a column of these tables, and a user field stands beside a user's `items` when users are encoded.
+RESERVED_COLUMNS = {column.name for table in TABLES.values() if table.extra for column in table.columns} | {
+    "user_id",
+    "item_id",
+    "items",
+    "key",
+}
+MAX_FIELDS = 63
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,15 +43,23 @@ Weight = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Storage(Section):
     """Where tables live and how runs are locked."""
 
-    root: str = Field("data", description="folder of all tables: a local path, or a URI that pyarrow opens (hdfs://, s3://)")
+    root: str = Field("data", min_length=1, description="folder of all tables: a local path, or a URI that pyarrow opens (hdfs://, s3://)")
     lock_expiry_s: float = Field(300, gt=0, description="seconds without a heartbeat after which a lock counts as stale; decision")
     heartbeat_s: float = Field(20, gt=0, description="seconds between heartbeats of a held lock; decision")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.root) & set("*?[]{}\\"):
+            raise ValueError("storage.root cannot hold any of * ? [ ] { } \\: Spark would read it as a pattern")
+        if self.lock_expiry_s < 2 * self.heartbeat_s:
+            raise ValueError("storage.lock_expiry_s must be at least twice storage.heartbeat_s, or live locks look stale")
+        return self
 
 
 class Synthetic(Section):
@@ -101,7 +121,7 @@ class EntityFile(Section):
     key: str = Field("key", description="column of the business key")
     publish_ts: str | None = Field(None, description="column of the publication time, in source.ts_format (items); null = none")
     eligible: str | None = Field(None, description="boolean column: may be recommended (items); null = all are")
-    separator: str = Field(",", description="csv separator")
+    separator: str = Field(",", min_length=1, description="csv separator")
 
 
 # What the known formats hold; a configuration may narrow or replace it under source.fields.
@@ -126,13 +146,13 @@ class Source(Section):
     path: str | None = Field(None, description="file or folder of the raw click log; not used by synthetic")
     attributes: str | None = Field(None, description="JSON file {item: [attributes]} (sequences); null = none")
     format: Literal["csv", "json", "parquet"] = Field("csv", description="file format of the click log (generic)")
-    separator: str = Field(",", description="csv separator (generic)")
+    separator: str = Field(",", min_length=1, description="csv separator (generic)")
     columns: Columns = Columns()
     users: EntityFile = EntityFile()
     items: EntityFile = EntityFile()
     fields: Fields | None = Field(None, description="feature fields {user: {name: single|multi|text}, item: ...}; null = all of the format")
-    multi_separator: str = Field("|", description="separates the values of a multi field in csv")
-    event_types: dict[str, float] | None = Field(
+    multi_separator: str = Field("|", min_length=1, description="separates the values of a multi field in csv")
+    event_types: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None, description="{type: weight}; other types are dropped and counted; null = all, weight 1"
     )
     min_weight: float | None = Field(None, description="ratings or weights below this are dropped and counted; null = all kept")
@@ -148,12 +168,31 @@ class Source(Section):
     item_id_min_count: Positive = Field(1, description="train events an item needs for an embedding row of its own; decision")
     synthetic: Synthetic = Synthetic()
 
+    @field_validator("event_types", mode="before")
+    @classmethod
+    def _numbered_types(cls, value: Any) -> Any:
+        return {str(k) if type(k) is int else k: v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("default_ds")
+    @classmethod
+    def _real_day(cls, value: str) -> str:
+        if not is_day(value):
+            raise ValueError("must be a day, YYYY-MM-DD")
+        return value
+
+    @field_validator("timezone", "day_timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError, KeyError):
+            raise ValueError("is no known time zone; give a name such as UTC or Europe/Berlin") from None
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.kind != "synthetic" and not self.path:
             raise ValueError(f"source.path is needed for kind {self.kind}")
-        if not DS.fullmatch(self.default_ds):
-            raise ValueError("source.default_ds must be a day, YYYY-MM-DD")
         return self
 
     def resolved_fields(self) -> Fields:
@@ -360,7 +399,7 @@ class Channels(Section):
     """The retrieval channels."""
 
     names: list[Literal["u2i", "u2u2i", "i2i", "itemcf", "popular"]] = Field(
-        ["u2i", "u2u2i", "i2i", "itemcf", "popular"], description="channels run, in order of priority"
+        ["u2i", "u2u2i", "i2i", "itemcf", "popular"], min_length=1, description="channels run, in order of priority"
     )
     top: Positive = Field(200, description="candidates per user and channel, at most")
     seen: Literal["none", "history", "train_and_history"] = Field(
@@ -392,16 +431,16 @@ class Gates(Section):
 class Als(Section):
     """Grid of the ALS baseline, chosen on valid."""
 
-    rank: list[Positive] = Field([32, 64], description="ranks tried on valid")
-    reg: list[float] = Field([0.01, 0.1], description="regularisations tried on valid")
-    alpha: list[float] = Field([1.0, 10.0], description="confidences tried on valid")
+    rank: list[Positive] = Field([32, 64], min_length=1, description="ranks tried on valid")
+    reg: list[float] = Field([0.01, 0.1], min_length=1, description="regularisations tried on valid")
+    alpha: list[float] = Field([1.0, 10.0], min_length=1, description="confidences tried on valid")
     iterations: Positive = Field(10, description="ALS sweeps")
 
 
 class Evaluation(Section):
     """Offline metrics and baselines."""
 
-    at: list[Positive] = Field([20, 50], description="cut-offs N; MIC 4.2")
+    at: list[Positive] = Field([20, 50], min_length=1, description="cut-offs N; MIC 4.2")
     baselines: list[Literal["most_pop", "itemcf", "als"]] = Field(["most_pop", "itemcf", "als"], description="baselines on the same split")
     max_users: Positive = Field(10_000, description="test users scored, by smallest hash; the same for all channels and baselines")
     als: Als = Als()
@@ -412,6 +451,14 @@ class Report(Section):
 
     sample_users: int = Field(5, ge=0, description="users shown with history and candidates by title")
     title_field: str | None = Field(None, description="item text field shown; null = title if there is one, else the key")
+
+
+class CrossFaultsError(ValueError):
+    """Settings that are fine each and wrong together; one text a fault, which begins with "section.key: "."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("; ".join(faults))
 
 
 class Settings(Section):
@@ -438,10 +485,21 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
-        faults = list(self._cross_faults())
+        faults = [*self._cross_faults(), *self._field_faults()]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise CrossFaultsError(faults)
         return self
+
+    def _field_faults(self) -> Iterator[str]:
+        fields = self.source.resolved_fields()
+        for side, known in (("user", fields.user), ("item", fields.item)):
+            for name in known:
+                if not FIELD_NAME.fullmatch(name):
+                    yield f"source.fields.{side}: {name!r} cannot be a field name (a-z, 0-9, _; a letter first; 40 at most)"
+                elif name in RESERVED_COLUMNS or MASK_COLUMN.fullmatch(name):
+                    yield f"source.fields.{side}: {name!r} is a column of our tables; call the field otherwise and give `column: {name}`"
+        for name in sorted(set(fields.user) & set(fields.item)):
+            yield f"source.fields: {name!r} is both a user and an item field; vocabularies are named by field, so rename one"
 
     def _cross_faults(self) -> Iterator[str]:
         fields = self.source.resolved_fields()
@@ -451,11 +509,10 @@ class Settings(Section):
             for name in chosen or ():
                 if name not in usable:
                     yield f"model.fields.{side}: unknown field {name!r}; known: {', '.join(usable)}"
-            for name in known:
-                if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or name in ("user_id", "item_id", "idx", "key"):
-                    yield f"source.fields.{side}: {name!r} cannot be a field name (a-z, 0-9, _; not user_id, item_id, idx, key)"
-        for name in sorted(set(fields.user) & set(fields.item)):
-            yield f"source.fields: {name!r} is both a user and an item field; vocabularies are named by field, so rename one"
+            if len(set(chosen or ())) < len(chosen or ()):
+                yield f"model.fields.{side}: a field is named twice"
+            if len(chosen if chosen is not None else usable) > MAX_FIELDS:
+                yield f"model.fields.{side}: at most {MAX_FIELDS} fields, the bits of a mask"
         if self.split.kind == "user" and "user_id" in (self.model.fields.user or ()):
             yield "model.fields.user: user_id cannot be used with split.kind user (held-out users are never trained)"
         if "item_id" not in (self.model.fields.item or ["item_id"]):
@@ -468,6 +525,13 @@ class Settings(Section):
             yield "split.kind: temporal needs clock times, but source.ts_format is order; set split.kind: last_k"
         if self.base.loss == "logistic" and self.base.negatives != "uniform":
             yield "base.negatives: the logistic loss takes uniform negatives only"
+        for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
+            if len(set(given)) < len(given):
+                yield f"{name}: a value is named twice"
+        known_channels = get_args(get_args(Channels.model_fields["names"].annotation)[0])
+        for name in self.merge.weights:
+            if name not in known_channels:
+                yield f"merge.weights: unknown channel {name!r}; known: {', '.join(known_channels)}"
         title = self.report.title_field
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
@@ -507,6 +571,15 @@ class Settings(Section):
         return value
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Safe YAML in which a day stays text: an unquoted 2026-01-31 is no date object, and 2026-02-30 no error of the parser."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def packaged_names() -> list[str]:
     """Configurations that come with the package, by name."""
     return sorted(p.name.removesuffix(".yaml") for p in resources.files("conf").iterdir() if p.name.endswith(".yaml"))
@@ -520,12 +593,15 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Settings:
     """
     where, text = _read(name_or_file)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        node = yaml.compose(text, Loader=PlainLoader)
+        data = yaml.load(text, Loader=PlainLoader) or {}
+    except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(where, [Fault("not valid YAML", " ".join(str(error).split()))]) from None
     if not isinstance(data, dict):
         raise SettingsError(where, [Fault("the file must hold sections (key: value)", f"found: {type(data).__name__}")])
+    twice = list(_twice(node))
+    if twice:
+        raise SettingsError(where, twice)
     lines = dict(_lines(node))
     for override in overrides:
         _apply(where, data, override)
@@ -533,7 +609,7 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Settings:
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        raise SettingsError(where, [_fault(dict(e), lines) for e in error.errors()]) from None
+        raise SettingsError(where, [fault for e in error.errors() for fault in _faults(dict(e), lines)]) from None
 
 
 def _read(name_or_file: str) -> tuple[str, str]:
@@ -561,8 +637,8 @@ def _apply(where: str, data: dict[str, Any], override: str) -> None:
         data[parent] = dict(inner) if isinstance(inner, dict) else {}
         data = data[parent]
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        data[last] = yaml.load(value, Loader=PlainLoader)
+    except (yaml.YAMLError, ValueError):
         raise SettingsError(where, [Fault(f"--set {override!r}: the value is not valid YAML")]) from None
 
 
@@ -574,10 +650,36 @@ def _lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tup
             yield from _lines(value, path)
 
 
+def _twice(node: yaml.Node | None, prefix: str = "") -> Iterator[Fault]:
+    """Keys given twice in one mapping: YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first:
+                yield Fault(f"key {prefix}{name} stands twice", f"lines {first[name]} and {line}", "remove one")
+            first.setdefault(name, line)
+            yield from _twice(value, f"{prefix}{name}.")
+
+
+def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    return "" if line is None else " (--set)" if line == 0 else f" (line {line})"
+
+
+def _faults(error: Mapping[str, Any], lines: Mapping[tuple[str, ...], int]) -> Iterator[Fault]:
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, CrossFaultsError):
+        for text in cause.faults:
+            name, _, what = text.partition(": ")
+            yield Fault(f"{name}{_at(tuple(name.split('.')), lines)}: {what}")
+    else:
+        yield _fault(error, lines)
+
+
 def _fault(error: Mapping[str, Any], lines: Mapping[tuple[str, ...], int]) -> Fault:
     path = tuple(str(part) for part in error["loc"])
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    at = "" if line is None else " (--set)" if line == 0 else f" (line {line})"
+    at = _at(path, lines)
     name = ".".join(path) or "settings"
     if error["type"] == "extra_forbidden":
         known = list(_section_at(path[:-1]).model_fields)
@@ -641,16 +743,18 @@ def _short(value: Any) -> Any:
     return [_short(inner) for inner in value] if isinstance(value, list) else value
 
 
+def is_day(text: str) -> bool:
+    """Whether the text is a real calendar day YYYY-MM-DD."""
+    try:
+        return DS.fullmatch(text) is not None and bool(date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
 def check_ds(ds: str) -> str:
     """The day, if it is a real calendar day YYYY-MM-DD; raises SettingsError otherwise (also keeps it safe as a folder name)."""
-    import datetime
-
-    try:
-        if not DS.fullmatch(ds):
-            raise ValueError
-        datetime.date.fromisoformat(ds)
-    except ValueError:
-        raise SettingsError("--ds", [Fault(f"{ds!r} is not a day", fix="use YYYY-MM-DD, for instance --ds 2026-01-31")]) from None
+    if not is_day(ds):
+        raise SettingsError("--ds", [Fault(f"{ds!r} is not a day", fix="use YYYY-MM-DD, for instance --ds 2026-01-31")])
     return ds
 
 

@@ -1,0 +1,308 @@
+"""Settings: frozen, checked; each fault named with its key, its line and the nearest key that exists."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as run_with
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from conf.errors import SettingsError
+from conf.settings import RESERVED_COLUMNS, Settings, check_ds, check_name, is_day, load, to_yaml
+from conf.tables import mask_columns, resolve
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "my.yaml"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def refused(*arguments) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(*arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_an_empty_file_gives_the_defaults(write):
+    assert load(write("")) == Settings()
+
+
+def test_unknown_key_names_the_nearest_and_the_line(write):
+    text = refused(write("config_version: 1\ntrainer:\n  batch: 512\n  epoch: 3\n"))
+    assert "unknown key trainer.epoch (line 4)" in text
+    assert "did you mean: epochs ?" in text
+
+
+def test_unknown_section_is_refused(write):
+    text = refused(write("traner:\n  batch: 512\n"))
+    assert "unknown key traner (line 1)" in text
+    assert "did you mean: trainer ?" in text
+
+
+def test_unknown_key_in_an_optional_section_and_in_a_field(write):
+    text = refused(write("objectives:\n  mic:\n    temprature: 0.1\nsource:\n  fields:\n    user:\n      age:\n        rol: single\n"))
+    assert "unknown key objectives.mic.temprature (line 3)" in text
+    assert "did you mean: temperature ?" in text
+    assert "unknown key source.fields.user.age.rol (line 8)" in text
+    assert "did you mean: role ?" in text
+
+
+def test_hostile_keys_are_shown_and_refused(write):
+    text = refused(
+        write("""
+        "x'; DROP TABLE clicks; --": 1
+        'a"b': {c: 1}
+        "../../etc": 2
+        """)
+    )
+    for key in ("x'; DROP TABLE clicks; --", 'a"b', "../../etc"):
+        assert f"unknown key {key}" in text
+
+
+def test_every_fault_comes_at_once(write):
+    text = refused(write("trainer:\n  batch: none\n  epochs: 0\nindex:\n  min_recall: 2\n"))
+    assert "3 faults" in text
+    for line in ("trainer.batch (line 2)", "trainer.epochs (line 3)", "index.min_recall (line 5)"):
+        assert line in text
+
+
+def test_settings_that_disagree_are_all_named_with_their_lines(write):
+    text = refused(
+        write("""\
+        source:
+          ts_format: order
+        split:
+          kind: temporal
+        session:
+          kind: gap
+        cooc:
+          category_field: colour
+        """)
+    )
+    assert "3 faults" in text
+    assert "session.kind (line 6): gap needs clock times" in text
+    assert "split.kind (line 4): temporal needs clock times" in text
+    assert "cooc.category_field (line 8): 'colour' is no item field; known: category, tags, title" in text
+
+
+def test_a_key_given_twice_is_refused_not_silently_dropped(write):
+    text = refused(write("trainer:\n  batch: 512\nmodel:\n  dim: 8\n  dim: 16\ntrainer:\n  epochs: 2\n"))
+    assert "key trainer stands twice   lines 1 and 6" in text
+    assert "key model.dim stands twice   lines 4 and 5" in text
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "just words", "a: 1\n---\nb: 2\n", "a: !!python/object/apply:os.system ['true']\n"])
+def test_what_is_no_mapping_is_refused(write, text):
+    assert "exit 2" in refused(write(text))
+
+
+def test_missing_file_and_unknown_name():
+    assert "cannot read the settings file" in refused("no/such/file.yaml")
+    text = refused("demos")
+    assert "no such configuration" in text
+    assert "packaged:" in text
+
+
+@pytest.mark.parametrize("name", ["../conf/demo", "/etc/passwd", "demo.yaml\x00", "~/x.yaml"])
+def test_hostile_configuration_names_end_in_a_settings_error(name):
+    refused(name)
+
+
+# ---- overrides ---------------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_read_as_yaml_and_reach_into_sections(write):
+    settings = load(
+        write("trainer:\n  batch: 512\n"),
+        ["trainer.epochs=3", "channels.names=[u2i, i2i]", "objectives.mic.weight=0.5", "source.train_days=null"],
+    )
+    assert (settings.trainer.batch, settings.trainer.epochs) == (512, 3)
+    assert settings.channels.names == ["u2i", "i2i"]
+    assert settings.objectives.mic is not None
+    assert settings.objectives.mic.weight == 0.5
+    assert settings.source.train_days is None
+
+
+def test_override_of_an_unknown_key_says_where_it_came_from(write):
+    text = refused(write(""), ["trainer.epoch=3"])
+    assert "unknown key trainer.epoch (--set)" in text
+    assert "did you mean: epochs ?" in text
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.epochs", "=3", "  =3", "trainer.epochs=[", "trainer.epochs=x; rm -rf ~", "trainer..epochs=3"]
+)
+def test_bad_overrides_are_refused(write, override):
+    refused(write(""), [override])
+
+
+# ---- values ------------------------------------------------------------------------------------------------------
+
+
+def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
+    settings = load(write("source:\n  default_ds: 2026-01-31\n  event_types: {1: 1.0, buy: 3}\n"))
+    assert settings.source.default_ds == "2026-01-31"
+    assert settings.source.event_types == {"1": 1.0, "buy": 3.0}
+    assert load(write(""), ["source.default_ds=2026-02-28"]).source.default_ds == "2026-02-28"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source: {default_ds: 2026-02-30}", "must be a day"),
+        ("source: {default_ds: '2026-1-31'}", "must be a day"),
+        ("source: {day_timezone: Europe/Berlinn}", "no known time zone"),
+        ("source: {timezone: ../../etc/passwd}", "no known time zone"),
+        ("source: {kind: generic}", "source.path is needed"),
+        ("source: {event_types: {click: 0}}", "greater than 0"),
+        ("storage: {root: ''}", "at least 1 character"),
+        ("storage: {root: 'data/{x}'}", "Spark would read it as a pattern"),
+        ("storage: {lock_expiry_s: 30}", "at least twice"),
+        ("trainer: {optimizer: {lr: .inf}}", "finite number"),
+        ("trainer: {optimizer: {lr: .nan}}", "finite number"),
+        ("trainer: {workers: 3}", "multiple of trainer.workers"),
+        ("trainer: {batch: 1023}", "multiple of trainer.streams"),
+        ("channels: {names: []}", "at least 1 item"),
+        ("channels: {names: [u2i, u2i]}", "named twice"),
+        ("evaluation: {at: []}", "at least 1 item"),
+        ("merge: {weights: {u2l: 2}}", "unknown channel 'u2l'"),
+        ("model: {fields: {user: [age, age]}}", "unknown field 'age'"),
+        ("model: {fields: {user: [city, city]}}", "named twice"),
+        ("model: {fields: {item: [tags]}}", "item_id is needed"),
+        ("model: {history: 64}", "less than or equal to 63"),
+        ("base: {negatives: in_batch}", "uniform negatives only"),
+        ("split: {kind: user}\nmodel: {fields: {user: [user_id]}}", "cannot be used with split.kind user"),
+        ("report: {title_field: name}", "is no item field"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(write, text, message):
+    assert message in refused(write(text))
+
+
+def test_fields_that_would_collide_with_table_columns_are_refused(write):
+    for name in sorted(RESERVED_COLUMNS | {"um_b0", "vm_b12"}):
+        assert "is a column of our tables" in refused(write(f"source: {{fields: {{user: {{{name}: single}}}}}}"))
+    for name in ("Age", "2x", "a-b", "x'; --", "../x", "a" * 41):
+        assert "cannot be a field name" in refused(write(f'source: {{fields: {{item: {{"{name}": single}}}}}}'))
+    assert "both a user and an item field" in refused(write("source: {fields: {user: {age: single}, item: {age: single}}}"))
+
+
+@pytest.mark.parametrize("table", ["users", "items", "user_feat", "item_feat", "samples"])
+def test_no_allowed_field_doubles_a_column(table, write):
+    """The reserved names are complete: with any allowed field, columns stay distinct."""
+    settings = load(write("source: {fields: {user: {age: single, likes: multi}, item: {brand: single, about: text}}}"))
+    names = resolve(table, settings.registry(), settings.shape()).names
+    assert len(set(names)) == len(names)
+    fixed = set(names) - {"age", "likes", "brand", "about"} - {c.name for c in mask_columns(settings.registry(), settings.shape())}
+    assert fixed <= RESERVED_COLUMNS
+
+
+def test_more_fields_than_mask_bits_are_refused(write):
+    fields = ", ".join(f"f{i}: single" for i in range(63))
+    assert "at most 63" in refused(write(f"source: {{fields: {{user: {{{fields}}}}}}}"))
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().trainer.epochs = 3
+
+
+def test_yaml_round_trip(write):
+    settings = load(
+        write("source: {fields: {user: {age: {role: single, column: Age, min_count: 2}}, item: {}}}\nmerge: {weights: {u2i: 2}}\n")
+    )
+    path = write(to_yaml(settings))
+    assert load(path) == settings
+    assert "# clicks of history, L; MicRec 5.3" in Path(path).read_text(encoding="utf-8")
+
+
+# ---- hashes ------------------------------------------------------------------------------------------------------
+
+
+def test_section_hash_sees_its_sections_only():
+    one = Settings()
+    other = Settings.model_validate({"trainer": {"epochs": 9}, "model": {"history": 7}})
+    assert one.section_hash(("session",)) == other.section_hash(("session",))
+    assert one.section_hash(("model.fields",)) == other.section_hash(("model.fields",))
+    assert one.section_hash(("model.history",)) != other.section_hash(("model.history",))
+    assert one.section_hash(("trainer", "session")) != other.section_hash(("session", "trainer"))
+    assert one.section_hash(("trainer", "session")) == one.section_hash(("session", "trainer"))
+
+
+# ---- names that become folders -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ds", ["2026-01-31", "2024-02-29", "0001-01-01"])
+def test_real_days_pass(ds):
+    assert check_ds(ds) == ds
+
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../../x",
+    "a/b",
+    "a\\b",
+    "/abs",
+    "x; rm -rf ~",
+    "'",
+    '"',
+    "a b",
+    "a\n",
+    "-x",
+    ".hidden",
+    "_runs",
+    "$(id)",
+    "ä",
+    "a" * 65,
+    "a\x00b",
+]
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [
+        "2026-02-30",
+        "2023-02-29",
+        "2026-13-01",
+        "2026-1-1",
+        "20260131",
+        "2026-01-31\n",
+        " 2026-01-31",
+        "２０２６-01-31",
+        "2026-01-31/..",
+        *HOSTILE,
+    ],
+)
+def test_what_is_no_day_is_refused(ds):
+    with pytest.raises(SettingsError, match="is not a day"):
+        check_ds(ds)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_refused(name):
+    with pytest.raises(SettingsError, match="cannot be a name"):
+        check_name("--variant", name)
+
+
+@run_with(max_examples=300, deadline=None)
+@given(st.text(max_size=12))
+def test_whatever_passes_is_one_harmless_folder_name(text):
+    try:
+        check_name("--run-id", text)
+    except SettingsError:
+        pass
+    else:
+        assert text
+        assert text[0] not in "._-"
+        assert not set(text) & set("/\\ '\";$\n\0")
+    assert not is_day(text) or len(text) == 10
