@@ -1,0 +1,67 @@
+"""What every source hands to ingest: clicks, users and items in our names, nothing dropped yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+KeyType = Literal["string", "int64", "infer"]
+
+CLICKS: Final[Mapping[str, str]] = {  # column -> Spark type; a null is what the file did not give or what cannot be read
+    "user_key": "string",
+    "item_key": "string",
+    "ts": "bigint",
+    "seq": "bigint",
+    "event_type": "string",
+    "rating": "float",  # compared with source.min_weight
+    "weight": "float",  # as given by the file; null = by event type
+    "session_key": "string",
+    "event_id": "string",
+    "problem": "string",  # why the row cannot be used, as far as the source knows; null = it can
+    "_file": "string",
+    "_row": "bigint",  # -1 = not known
+    "_raw": "string",
+}
+
+# Beyond these years a number is no time in seconds, but one in other units.
+FIRST_TS, LAST_TS = 0, 4_102_444_800  # 1970-01-01, 2100-01-01
+
+
+@dataclass(frozen=True)
+class Raw:
+    """clicks: columns CLICKS. users: user_key and the user fields. items: item_key, publish_ts, eligible and the item fields.
+
+    Single and text fields are strings, multi fields arrays of strings; null = missing. Users and items may repeat a key or lack one.
+    has_clock: ts is epoch seconds, not a position. Key types are those of the files; "infer": by the keys themselves.
+    names: our column -> what the user calls it, for messages ("column 'household_id' of sales.csv").
+    """
+
+    clicks: DataFrame
+    users: DataFrame
+    items: DataFrame
+    has_clock: bool
+    user_key_type: KeyType = "infer"
+    item_key_type: KeyType = "infer"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def click_columns(**given: Column) -> list[Column]:
+    """Every column of CLICKS in order and type, those not given as null (`event_type` as 'click', `_row` as -1)."""
+    unknown = set(given) - set(CLICKS)
+    assert not unknown, f"no columns of raw clicks: {sorted(unknown)}"
+    default = {"event_type": F.lit("click"), "_row": F.lit(-1)}
+    return [given.get(name, default.get(name, F.lit(None))).cast(kind).alias(name) for name, kind in CLICKS.items()]
+
+
+def as_float(column: Column) -> Column:
+    """A number as float32, null where it is none, infinite or NaN."""
+    number = column.cast("float")
+    return F.when(~F.isnan(number) & (F.abs(number) < float("inf")), number)
+
+
+def blank_to_null(column: Column) -> Column:
+    """The text without spaces around it; null where nothing is left."""
+    trimmed = F.trim(column.cast("string"))
+    return F.when(trimmed != "", trimmed)
