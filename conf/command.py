@@ -80,12 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def request(arguments: argparse.Namespace) -> Request:
     """The parsed arguments, with settings loaded and names checked. Raises SettingsError."""
     settings = load(arguments.config, arguments.set)
-    run_id = check_name("--run-id", arguments.run_id or new_run_id())
+    # An empty value is not a missing one: with `--ds "$DAY"` and DAY unset, the default day would be run by mistake.
+    run_id = check_name("--run-id", new_run_id() if arguments.run_id is None else arguments.run_id)
     return Request(
         config=arguments.config,
         settings=settings,
         overrides=tuple(arguments.set),
-        ds=check_ds(arguments.ds or settings.source.default_ds),
+        ds=check_ds(settings.source.default_ds if arguments.ds is None else arguments.ds),
         variant=check_name("--variant", arguments.variant),
         run_id=run_id,
         force=arguments.force,

@@ -110,8 +110,10 @@ def _run_alone(job: Job, asked: Request) -> int:
     if asked.dry_run:
         print(submit_line(job.name, asked))
         return 0
-    with RunStatus(asked, job.name) as status, running(job.name) as spark:
-        result = run_job(job, spark, asked, status)
+    with RunStatus(asked, job.name) as status:
+        inputs_seen(job.name, asked)  # a missing input is known at once, without the seconds that Spark takes to start
+        with running(job.name) as spark:
+            result = run_job(job, spark, asked, status)
     print(summary(result, asked), flush=True)
     return 0
 
