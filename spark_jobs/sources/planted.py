@@ -160,7 +160,8 @@ def _click_times(rng: np.random.Generator, lengths: I64, days: int) -> I64:
     firsts = np.cumsum(lengths) - lengths
     gaps[firsts] = 0
     elapsed = np.cumsum(gaps)
-    return np.repeat(starts, lengths) + elapsed - np.repeat(elapsed[firsts], lengths)
+    times: I64 = np.repeat(starts, lengths) + elapsed - np.repeat(elapsed[firsts], lengths)
+    return times
 
 
 # ---- the oracle ----------------------------------------------------------------------------------------------------

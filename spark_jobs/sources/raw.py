@@ -25,6 +25,10 @@ CLICKS: Final[Mapping[str, str]] = {  # column -> Spark type; a null is what the
     "_raw": "string",
 }
 
+# Values of `problem` that ingest knows by name.
+UNREADABLE: Final = "row cannot be read"
+BAD_TIME: Final = "time cannot be read"
+
 # Beyond these years a number is no time in seconds, but one in other units.
 FIRST_TS, LAST_TS = 0, 4_102_444_800  # 1970-01-01, 2100-01-01
 
