@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.files import hash_file
 from conf.settings import Settings
-from conf.storage import FileEntry, Manifest, Publication, Store, hash_file
+from conf.storage import FileEntry, Manifest, Publication, Store
 from conf.tables import TRAIN, VALID, Table, resolve
 
 DS = "2026-01-31"

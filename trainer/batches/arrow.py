@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.storage import open_root
+from conf.files import open_root
 from trainer.batches.columns import Decoded, check, to_numpy, unreadable
 from trainer.batches.order import RowGroup
 

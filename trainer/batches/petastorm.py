@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from conf.errors import BadDataError, Fault
-from conf.storage import open_root
+from conf.files import open_root
 from trainer.batches.columns import Decoded, check, unreadable
 from trainer.batches.order import RowGroup
 

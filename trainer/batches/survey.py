@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from conf.errors import BadDataError, Fault
-from conf.storage import FileEntry, Manifest, Store, open_root
+from conf.files import open_root
+from conf.storage import FileEntry, Manifest, Store
 from conf.tables import TRAIN, VALID
 from trainer.backends import Backend
 from trainer.batches.arrow import read_group

@@ -1,0 +1,200 @@
+"""Checkpoints of a training that is under way: whole or absent, checked when read, the previous one kept.
+
+ROOT/<variant>/_work/train/ds=D/checkpoints.json   what is kept: replaced atomically, after the files it names
+ROOT/<variant>/_work/train/ds=D/<name>.pt          weights, optimiser state, progress; or the weights of the best epoch
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import IO, Any, cast
+
+import torch
+from pyarrow import fs as pafs
+
+from conf.errors import BadDataError, Fault, UsageError
+from conf.files import hash_file, storage_faults, write_atomic
+from conf.settings import Settings
+from conf.storage import Store
+
+INDEX = "checkpoints.json"
+
+# What may differ between the run that wrote a checkpoint and the one that resumes: none of it changes a step.
+_FREE = {"launcher", "workers", "threads", "batches", "epochs", "patience", "checkpoint_steps", "watchdog_s"}
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file in the work folder."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One checkpoint. best: the weights of the best epoch so far, None before the first validation."""
+
+    state: SavedFile
+    best: SavedFile | None
+
+
+class Checkpoints:
+    """The checkpoints of one variant and day. One process writes (rank 0), all may read.
+
+    fingerprint: names what shapes every step; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, filesystem: pafs.FileSystem, folder: str, fingerprint: str) -> None:
+        self._fs, self.folder, self._fingerprint = filesystem, folder, fingerprint
+        self._kept: list[Kept] = []  # newest first, two at most
+        self._best: SavedFile | None = None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep a state of tensors, numbers, strings and containers of them; the older of two kept ones is removed.
+
+        Raises:
+            StorageError: the disk is full or not writable; the earlier checkpoints stand.
+        """
+        with storage_faults(self.folder):
+            self._kept = [Kept(self._write("state", state), self._best), *self._kept[:1]]
+            self._write_index()
+            self._remove_unnamed()
+
+    def save_best(self, weights: Mapping[str, Any]) -> None:
+        """Keep the weights of the best epoch so far; they count from the next `save` on."""
+        with storage_faults(self.folder):
+            self._best = self._write("best", weights)
+
+    def load(self, log: Callable[..., None]) -> dict[str, Any] | None:
+        """The newest whole state, or None where there is no checkpoint. A damaged one is logged, and the one before it used.
+
+        Raises:
+            UsageError: the checkpoint belongs to other settings or inputs. BadDataError: none is whole.
+        """
+        index = self._read_index()
+        if index is None:
+            return None
+        if index["fingerprint"] != self._fingerprint:
+            fault = Fault("the checkpoint was made with other settings or inputs", fix="leave out --resume to begin anew")
+            raise UsageError(self.folder, [fault])
+        faults = []
+        for entry in index["kept"]:
+            kept = Kept(SavedFile(**entry["state"]), SavedFile(**entry["best"]) if entry["best"] else None)
+            try:
+                if kept.best:
+                    self._check(kept.best)
+                state = self._read(kept.state)
+            except BadDataError as error:
+                log("damaged", stage="train", error=str(error))
+                faults += error.faults
+                continue
+            self._kept, self._best = [kept], kept.best
+            return state
+        raise BadDataError(self.folder, faults)
+
+    def load_best(self) -> dict[str, Any]:
+        """What `save_best` kept last; raises BadDataError if it is damaged."""
+        assert self._best is not None
+        return self._read(self._best)
+
+    def dump(self, name: str, content: Mapping[str, Any]) -> str:
+        """Keep something to look at after a failure; return where. It stays until the next successful training."""
+        path = f"{self.folder}/{name}.dump"
+        with storage_faults(self.folder):
+            self._fs.create_dir(self.folder)
+            with self._fs.open_output_stream(path) as stream:
+                torch.save(dict(content), cast(IO[bytes], Hashing(stream)))
+        return path
+
+    def clear(self) -> None:
+        """Remove the work folder."""
+        with suppress(FileNotFoundError):
+            self._fs.delete_dir(self.folder)
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def _write(self, kind: str, content: Mapping[str, Any]) -> SavedFile:
+        name = f"{kind}-{secrets.token_hex(4)}.pt"
+        path = f"{self.folder}/{name}"
+        self._fs.create_dir(self.folder)
+        with self._fs.open_output_stream(f"{path}.tmp") as stream:
+            hashing = Hashing(stream)
+            torch.save(dict(content), cast(IO[bytes], hashing))  # torch writes front to back and asks for nothing else
+        if isinstance(self._fs, pafs.LocalFileSystem):
+            with open(f"{path}.tmp", "rb") as handle:
+                os.fsync(handle.fileno())
+        self._fs.move(f"{path}.tmp", path)
+        return SavedFile(name, hashing.digest.hexdigest())
+
+    def _check(self, file: SavedFile) -> None:
+        path = f"{self.folder}/{file.name}"
+        try:
+            found = hash_file(self._fs, path)[1]
+        except FileNotFoundError:
+            raise BadDataError(path, [Fault(f"checkpoint {file.name} is missing")]) from None
+        if found != file.sha256:
+            fault = Fault(f"checkpoint {file.name} is damaged", f"sha256 {found[:12]}, want {file.sha256[:12]}", "leave out --resume")
+            raise BadDataError(path, [fault])
+
+    def _read(self, file: SavedFile) -> dict[str, Any]:
+        self._check(file)
+        with self._fs.open_input_file(f"{self.folder}/{file.name}") as stream:
+            return dict(torch.load(stream, map_location="cpu", weights_only=True))
+
+    def _write_index(self) -> None:
+        content = {"fingerprint": self._fingerprint, "kept": [asdict(kept) for kept in self._kept]}
+        write_atomic(self._fs, f"{self.folder}/{INDEX}", json.dumps(content, indent=1))
+
+    def _read_index(self) -> dict[str, Any] | None:
+        path = f"{self.folder}/{INDEX}"
+        try:
+            with self._fs.open_input_stream(path) as stream:
+                return dict(json.loads(stream.read()))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise BadDataError(path, [Fault("is not valid JSON", str(error), "leave out --resume to begin anew")]) from None
+
+    def _remove_unnamed(self) -> None:
+        named = {file.name for kept in self._kept for file in (kept.state, kept.best) if file}
+        for info in self._fs.get_file_info(pafs.FileSelector(self.folder)):
+            if info.base_name.endswith((".pt", ".pt.tmp")) and info.base_name not in named:
+                self._fs.delete_file(info.path)
+
+
+class Hashing:
+    """A binary file for writing that hashes what passes through."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.digest, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Write the whole of data."""
+        self._stream.write(data)
+        self.digest.update(data)
+        self.size += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Pass it on."""
+        self._stream.flush()
+
+
+def work_folder(store: Store, ds: str) -> str:
+    """Where the checkpoints of a day live, a path on `store.fs`."""
+    return f"{store.base}/{store.variant}/_work/train/ds={ds}"
+
+
+def fingerprint(settings: Settings, seen: Mapping[str, str]) -> str:
+    """16 hex digits over all that shapes a step: settings of model, losses and order of rows, and the content of the input tables."""
+    values = settings.model_dump(mode="json")
+    shaping = {name: values[name] for name in ("model", "base", "objectives", "mining")}
+    shaping["trainer"] = {key: value for key, value in values["trainer"].items() if key not in _FREE}
+    shaping["valid"] = values["channels"]["seen"]
+    shaping["inputs"] = {table: identity.rsplit(" ", 1)[-1] for table, identity in seen.items()}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]

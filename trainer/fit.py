@@ -1,0 +1,159 @@
+"""Epochs with validation, early stopping and checkpoints, from a fresh model or from where a run was cut."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from conf.errors import Fault, TrainingError, UsageError
+from trainer.checkpoints import Checkpoints
+from trainer.loop import Loop
+from trainer.meter import Meter, line
+from trainer.validation import Queries, recall
+
+LOG_STEPS = 50  # steps that a "step" line of metrics.jsonl averages over
+
+
+@dataclass
+class Progress:
+    """How far a training is. epoch, step: the next step to take. stale: epochs since the best one. lines: of metrics.jsonl so far."""
+
+    epoch: int = 0
+    step: int = 0
+    best_recall: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """weights: the encoder's, of the best epoch where there was validation, else of the last. dropped: rows an epoch leaves out."""
+
+    weights: dict[str, Tensor]
+    progress: Progress
+    steps: int
+    dropped: int
+
+
+class Fit:
+    """One training.
+
+    Args:
+        queries: None = no validation (nothing was held out): every epoch is run, and the last one taken.
+        eligible: int64[n], item_idx that validation recommends from.
+        log: called with an event and its values; on rank 0 only.
+    """
+
+    def __init__(self, loop: Loop, queries: Queries | None, eligible: Tensor, checkpoints: Checkpoints, log: Callable[..., None]) -> None:
+        self._loop, self._queries, self._eligible = loop, queries, eligible
+        self._checkpoints, self._log = checkpoints, log
+        self._settings, self._backend = loop.settings.trainer, loop.backend
+        self._progress = Progress()
+        self._window, self._epoch = Meter(), Meter()  # of the line under way, of the epoch under way
+
+    def run(self, *, resume: bool) -> Fitted:
+        """Train until the last epoch or until patience ends; collective.
+
+        Raises:
+            UsageError: fewer train rows than a batch; a checkpoint of other settings. TrainingError: a loss that is not finite.
+        """
+        plan = self._loop.batches.plan(0)
+        steps = self._backend.agree_min(plan.steps)
+        if steps == 0:
+            rows = plan.dropped
+            raise UsageError(
+                "trainer.batch", [Fault(f"{self._settings.batch} rows a batch, but only {rows} train rows", fix="make it smaller")]
+            )
+        if resume:
+            self._resume()
+        self._backend.broadcast_(self._loop.model.encoder)
+        self._backend.broadcast_(self._loop.model.criterion)
+        progress = self._progress
+        while progress.epoch < self._settings.epochs and not (self._queries is not None and progress.stale >= self._settings.patience):
+            self._run_epoch(steps)
+        return Fitted(self._weights(), progress, steps, plan.dropped)
+
+    # ---- one epoch -------------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, steps: int) -> None:
+        progress = self._progress
+        first = progress.step
+        with closing(self._loop.epoch(progress.epoch, start=first, steps=steps)) as taken:
+            for values in taken:
+                progress.step += 1
+                self._window.add(values)
+                self._epoch.add(values)
+                done = progress.epoch * steps + progress.step
+                if self._window.steps == LOG_STEPS:
+                    self._window = self._close(self._window, "step", done)
+                if done % self._settings.checkpoint_steps == 0 and progress.step < steps:
+                    self._save()
+        self._finish_epoch(steps, first)
+
+    def _finish_epoch(self, steps: int, first: int) -> None:
+        progress, done = self._progress, (self._progress.epoch + 1) * steps
+        if self._window.steps:
+            self._window = self._close(self._window, "step", done)
+        extra: dict[str, float | int | None] = {"steps": steps, "samples_per_s": self._rate(steps - first, self._epoch.seconds)}
+        if self._queries is not None:
+            found = self._validate(self._queries)
+            extra[f"recall@{self._settings.valid_at}"] = found
+        self._epoch = self._close(self._epoch, "epoch", done, extra)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self._save()
+
+    def _validate(self, queries: Queries) -> float:
+        progress, loop = self._progress, self._loop
+        found = recall(loop.model.encoder, queries, self._eligible, at=self._settings.valid_at, backend=self._backend, beat=loop.beat)
+        if progress.best_recall is None or found > progress.best_recall:
+            progress.best_recall, progress.best_epoch, progress.stale = found, progress.epoch, 0
+            if self._backend.rank == 0:
+                self._checkpoints.save_best(loop.model.encoder.state_dict())
+        else:
+            progress.stale += 1
+        return found
+
+    def _close(self, meter: Meter, kind: str, step: int, extra: dict[str, float | int | None] | None = None) -> Meter:
+        """Write the meter's averages as a line of metrics.jsonl; return an empty meter."""
+        values: dict[str, float | int | None] = {**meter.averages(self._backend)}
+        values |= extra if extra is not None else {"samples_per_s": self._rate(meter.steps, meter.seconds)}
+        self._progress.lines.append(line(kind, self._progress.epoch, step, values))
+        if kind == "epoch":
+            self._log("epoch", stage="train", epoch=self._progress.epoch, step=step, **values)
+        return Meter()
+
+    def _rate(self, steps: int, seconds: float) -> float:
+        return steps * self._settings.batch / max(seconds, 1e-9)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        window, epoch = self._window.state(self._backend), self._epoch.state(self._backend)
+        if self._backend.rank == 0:
+            state = {"model": self._loop.model.state_dict(), "progress": asdict(self._progress), "window": window, "epoch": epoch}
+            self._checkpoints.save(state)
+        self._loop.beat()
+
+    def _resume(self) -> None:
+        state = self._checkpoints.load(self._log)
+        place = -1 if state is None else state["progress"]["epoch"] * 2**40 + state["progress"]["step"]
+        if self._backend.agree_any(place != self._backend.agree_min(place)):
+            raise TrainingError(self._checkpoints.folder, [Fault("workers see different checkpoints", fix="is the root shared by all?")])
+        if state is None:
+            self._log("resume", stage="train", found="no checkpoint: beginning anew")
+            return
+        self._loop.model.load_state_dict(state["model"])
+        self._progress = Progress(**state["progress"])
+        self._window, self._epoch = Meter.restore(state["window"], self._backend), Meter.restore(state["epoch"], self._backend)
+        self._log("resume", stage="train", epoch=self._progress.epoch, step=self._progress.step)
+
+    def _weights(self) -> dict[str, Any]:
+        if self._progress.best_epoch is None:
+            return self._loop.model.encoder.state_dict()
+        return self._checkpoints.load_best() if self._backend.rank == 0 else {}
+
+
+__all__ = ["LOG_STEPS", "Fit", "Fitted", "Progress"]

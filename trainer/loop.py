@@ -1,0 +1,131 @@
+"""One step, and one epoch of them. Knows no encoder and no objective by name."""
+
+import math
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from conf.errors import Fault, TrainingError
+from conf.settings import Settings
+from trainer.backends import Backend
+from trainer.batches import Batches
+from trainer.catalogue import Catalogue
+from trainer.encoders import Batch, Encoder
+from trainer.objectives import Criterion, Step
+from trainer.optimizers import Optimizers
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that learns."""
+
+    encoder: Encoder
+    criterion: Criterion
+    optimizers: Optimizers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and containers only."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of equal settings."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizers.load_state_dict(state["optimizers"])
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What steps need and do not change.
+
+    item_counts: int64[num_items + 1], train clicks by item_idx. beat: called after every step. dump: keeps what a failed step was
+    given, returns where.
+    """
+
+    model: Model
+    backend: Backend
+    batches: Batches
+    catalogue: Catalogue
+    item_counts: Tensor
+    settings: Settings
+    beat: Callable[[], None]
+    dump: Callable[[str, dict[str, Any]], str]
+
+    def epoch(self, epoch: int, *, start: int, steps: int) -> Generator[dict[str, float], None, None]:
+        """Take steps start..steps of the epoch; after each, its loss, parts and gradient norm. Close it when leaving early.
+
+        Loss and parts are this rank's: their mean over ranks is the global value.
+        """
+        self.model.encoder.train()
+        show = self.backend.rank == 0 and sys.stderr.isatty()
+        with (
+            self.batches.epoch(epoch, start=start) as batches,
+            tqdm(total=steps, initial=start, desc=f"epoch {epoch}", unit="step", disable=not show, leave=False) as bar,
+        ):
+            for number, batch in zip(range(start, steps), batches, strict=True):
+                values = self.step(batch, epoch * steps + number)
+                self.beat()
+                bar.update()
+                yield values
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """One step on one batch; number: steps before it, over all epochs. All ranks stop together where a loss or gradient is not finite.
+
+        Raises:
+            TrainingError: before any weight is changed.
+        """
+        model = self.model
+        model.optimizers.zero_grad()
+        known_BR = torch.cat([batch["hist"], batch["item_idx"][:, None]], dim=1)
+        step = Step(
+            encoder=model.encoder,
+            batch=batch,
+            backend=self.backend,
+            settings=self.settings,
+            catalogue=self.catalogue,
+            seed=self.settings.trainer.seed,
+            step=number,
+            known_positives=known_BR,
+            item_counts=self.item_counts,
+        )
+        total, parts = model.criterion(step)
+        total.backward()
+        loss = float(total.detach())
+        if not math.isfinite(loss):
+            poison(model.optimizers.parameters[0])
+        self.backend.sync_gradients(model.optimizers.parameters)
+        norm = gradient_norm(model.optimizers.parameters)
+        values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, "grad_norm": norm}
+        if not math.isfinite(norm):
+            raise self._not_finite(batch, number, values)
+        model.optimizers.step()
+        return values
+
+    def _not_finite(self, batch: Batch, number: int, values: dict[str, float]) -> TrainingError:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        place = self.dump(f"bad-step-{number}-rank-{self.backend.rank}", {"batch": batch, "values": values})
+        found = f"not finite here: {', '.join(bad)}"
+        fix = f"the batch is kept in {place}; try a smaller trainer.optimizer.lr; the last good checkpoint stands (--resume)"
+        return TrainingError(f"step {number}", [Fault("the loss or its gradient is not finite", found, fix)])
+
+
+def poison(parameter: nn.Parameter) -> None:
+    """Make the parameter's gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
+    parameter.grad = torch.full_like(parameter, math.nan)
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> float:
+    """The Euclidean norm of all gradients together; nan or inf if one of their elements is."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    # a coalesced sparse gradient holds each row once, so the norm of its values is its norm
+    norms = [torch.linalg.vector_norm(grad._values() if grad.is_sparse else grad) for grad in grads]
+    return float(torch.linalg.vector_norm(torch.stack(norms).double())) if norms else 0.0

@@ -1,0 +1,84 @@
+"""What a training would do, as text: tables and their memory, steps, workers, losses, the line that starts it."""
+
+from torch import nn
+
+from conf.command import Request
+from conf.errors import USAGE, TrichannelError
+from conf.inputs import input_manifests
+from conf.settings import Settings
+from trainer.backends import build_backend
+from trainer.batches import Batches, survey
+from trainer.deferred import deferred_init
+from trainer.encoders import ENCODERS, Encoder
+from trainer.objectives import build_objectives
+from trainer.tables import Tables
+
+
+def command_line(asked: Request, *, resume: bool = False) -> str:
+    """The line that stands for the request, as a user types it."""
+    trainer = asked.settings.trainer
+    start = f"horovodrun -np {trainer.workers} --gloo " if trainer.launcher == "horovod" else ""
+    return " ".join([f"{start}python -m trainer.train", *asked.arguments(), *(["--resume"] if resume else [])])
+
+
+def describe(asked: Request, *, resume: bool = False) -> str:
+    """The plan; reads tables, builds no weights, changes nothing. Where a table is not there yet, says so instead of counting."""
+    lines = [command_line(asked, resume=resume), f"losses: {losses(asked.settings)}"]
+    try:
+        manifests = input_manifests("train", asked.store, asked.ds, asked.settings)
+    except TrichannelError as error:
+        if error.exit_code == USAGE:
+            raise
+        return "\n".join([*lines, "tables and steps are not known yet:", *(f"  {fault}" for fault in error.faults)])
+    settings, trainer = asked.settings, asked.settings.trainer
+    tables = Tables.read(asked.store, manifests, settings)
+    registry = settings.registry()
+    encoder = deferred_init(ENCODERS[settings.model.encoder], settings, registry, tables.catalogue, tables.vocab_sizes)
+    samples = survey(asked.store, manifests["samples"], build_backend("single"), num_items=tables.catalogue.num_items)
+    plan = Batches(samples, settings, tables.users, rank=0, size=1).plan(0)
+    workers = trainer.workers if trainer.launcher != "single" else 1
+    lines += [
+        f"rows: {samples.train_rows} train, {samples.valid_rows} valid",
+        f"items: {tables.catalogue.num_items}, of them eligible {len(tables.eligible)}",
+        f"steps: {plan.steps} an epoch of {trainer.batch} rows ({plan.dropped} rows left out), {trainer.epochs} epochs at most",
+        f"workers: {workers}, each {trainer.batch // workers} rows a step, {trainer.threads} threads; batches by {trainer.batches}",
+        *memory(encoder, settings),
+    ]
+    return "\n".join(lines)
+
+
+def losses(settings: Settings) -> str:
+    """The losses with their weights in the total: '0.7 logistic + 0.3 mic (uv 1, uu 1, vv 1)'."""
+    words = [f"{settings.base.weight:g} {settings.base.loss}"]
+    for name in type(settings.objectives).model_fields:
+        section = getattr(settings.objectives, name)
+        if section is not None and section.weight > 0:
+            parts = [f"{key} {value:g}" for key in ("uv", "uu", "vv") if isinstance(value := getattr(section, key, None), int | float)]
+            words.append(f"{section.weight:g} {name}" + (f" ({', '.join(parts)})" if parts else ""))
+    return " + ".join(words)
+
+
+def memory(encoder: Encoder, settings: Settings) -> list[str]:
+    """One line a table of weights, one for the rest, one for the sum: rows, weights and optimiser state of one worker."""
+    criterion = build_objectives(settings, encoder)
+    tables = {id(table) for table in encoder.tables()}
+    rowwise = settings.trainer.optimizer.tables == "rowwise_adagrad"
+    lines, total, dense = ["memory of one worker:"], 0, 0
+    for name, parameter in encoder.named_parameters():
+        if id(parameter) not in tables:
+            dense += _bytes(parameter) * 4  # weight, gradient and Adam's two moments
+            continue
+        size = _bytes(parameter)
+        extra = parameter.shape[0] * parameter.element_size() if rowwise else 3 * size
+        lines.append(f"  {name}: {parameter.shape[0]} x {parameter.shape[1]}, weights {_mb(size)}, optimiser and gradient {_mb(extra)}")
+        total += size + extra
+    dense += sum(_bytes(parameter) for parameter in criterion.parameters()) * 4
+    return [*lines, f"  dense layers, all told: {_mb(dense)}", f"  sum: {_mb(total + dense)}"]
+
+
+def _bytes(parameter: nn.Parameter) -> int:
+    return parameter.numel() * parameter.element_size()
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:.1f} MB"

@@ -1,0 +1,248 @@
+"""The entry of a training: what horovodrun and the pipeline start.
+
+    python -m trainer.train --config demo --ds 2026-01-31
+    horovodrun -np 2 --gloo python -m trainer.train --config demo --ds 2026-01-31
+
+Reads samples, user_feat, item_feat, user_state and the sizes of the vocabularies; publishes the artefact `model` (model.pt, metrics.jsonl).
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import IO, Any, cast
+
+import torch
+
+from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
+from conf.errors import Fault, TrainingError, TrichannelError, UsageError
+from conf.files import storage_faults
+from conf.inputs import input_manifests, seen_inputs, unchanged
+from conf.storage import FileEntry, Manifest, Publication, Record
+from trainer import export
+from trainer.backends import Backend, build_backend
+from trainer.batches import Batches, Samples, survey
+from trainer.checkpoints import Checkpoints, Hashing, fingerprint, work_folder
+from trainer.encoders import build_encoder
+from trainer.fit import Fit, Fitted
+from trainer.loop import Loop, Model
+from trainer.objectives import build_objectives
+from trainer.optimizers import Optimizers
+from trainer.plan import describe
+from trainer.tables import Tables, vocab_sizes
+from trainer.validation import read_queries
+from trainer.watchdog import Watchdog
+
+JOB = "train"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=JOB, description="Train the two towers for one day and publish the model.")
+    add_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of a run that was cut")
+    arguments = parser.parse_args(argv)
+    return guarded(lambda: run(request(arguments), resume=arguments.resume))
+
+
+def run(asked: Request, *, resume: bool = False) -> int:
+    """Train and publish, as one worker of however many horovodrun started."""
+    if asked.dry_run:
+        print(describe(asked, resume=resume))
+        return 0
+    work = Work(asked, resume=resume)
+    work.watchdog.start()
+    try:
+        with work.stack:
+            work.run()
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("horovod"):
+            raise
+        # a known end, and not the cause: the worker that failed has said why
+        fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message")
+        raise TrainingError(f"worker {work.backend.rank}", [fault]) from error
+    work.watchdog.stop()  # not after a failure: should the way out hang, the watchdog ends it
+    return 0
+
+
+@dataclass
+class Work:
+    """One worker's part of a training."""
+
+    asked: Request
+    resume: bool
+    stack: ExitStack = field(default_factory=ExitStack)
+    timer: Timer = field(default_factory=Timer)
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(self.asked.settings.trainer.watchdog_s, self._expired)
+        self.is_stage = "TRICHANNEL_STAGE" in os.environ  # of the pipeline, which keeps status and log of the whole run
+        self.status: RunStatus | None = None
+
+    def run(self) -> None:
+        """From start-up to publication."""
+        settings = self.asked.settings
+        torch.set_num_threads(settings.trainer.threads)
+        torch.use_deterministic_algorithms(True)
+        self.backend = start_backend(settings.trainer.launcher)
+        publication = self._begin()
+        if publication is None and self.backend.rank == 0:
+            return
+        manifests = input_manifests(JOB, self.asked.store, self.asked.ds, settings)
+        samples, fitted = self._fit(manifests)
+        if publication is not None:
+            self._publish(publication, manifests, samples, fitted)
+
+    def _begin(self) -> Publication | None:
+        """Rank 0 alone checks the inputs and takes the lock; the others hear whether to go on, and leave quietly where not.
+
+        Returns: on rank 0 the publication, None where the current model is up to date; None on the others.
+        """
+        verdict, error, publication = _GO, None, None
+        if self.backend.rank == 0:
+            try:
+                publication = self._prepare()
+                verdict = _SKIP if publication is None else _GO
+            except TrichannelError as caught:
+                verdict, error = _STOP + caught.exit_code, caught
+        agreed = -self.backend.agree_min(-verdict)
+        if error is not None:
+            raise error
+        if self.backend.rank != 0 and agreed != _GO:
+            raise SystemExit(0 if agreed == _SKIP else agreed - _STOP)
+        return publication
+
+    def _prepare(self) -> Publication | None:
+        asked = self.asked
+        if not self.is_stage:
+            self.status = self.stack.enter_context(RunStatus(asked, JOB))
+        seen = seen_inputs(input_manifests(JOB, asked.store, asked.ds, asked.settings))
+        record = unchanged(JOB, asked, seen)
+        if record is not None:
+            self._finish(record, "skipped", f"up to date {JOB} ds={asked.ds} run={record.run_id}", {})
+            return None
+        publishing = asked.store.publication(JOB, asked.ds, asked.run_id, asked.settings, inputs=seen, break_lock=asked.break_lock)
+        return self.stack.enter_context(publishing)
+
+    def _fit(self, manifests: Mapping[str, Manifest]) -> tuple[Samples, Fitted]:
+        asked, settings, backend, beat = self.asked, self.asked.settings, self.backend, self.watchdog.beat
+        tables = Tables.read(asked.store, manifests, settings)
+        beat()
+        if settings.trainer.batches == "petastorm":
+            from trainer.batches.petastorm import refuse_pickled_schema
+
+            refuse_pickled_schema(asked.store.files_of(manifests["samples"]))
+        samples = survey(asked.store, manifests["samples"], backend, num_items=tables.catalogue.num_items)
+        beat()
+        place = {"rank": backend.rank, "size": backend.size}
+        queries = read_queries(samples, settings, tables.users, tables.user_state, **place)
+        beat()
+        encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+        criterion = build_objectives(settings, encoder)
+        checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), fingerprint(settings, seen_inputs(manifests)))
+        loop = Loop(
+            model=Model(encoder, criterion, Optimizers(settings, encoder, criterion)),
+            backend=backend,
+            batches=Batches(samples, settings, tables.users, **place),
+            catalogue=tables.catalogue,
+            item_counts=samples.item_counts,
+            settings=settings,
+            beat=beat,
+            dump=checkpoints.dump,
+        )
+        self.encoder, self.checkpoints = encoder, checkpoints
+        log = asked.log if backend.rank == 0 else _silent
+        log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
+        return samples, Fit(loop, queries, tables.eligible, checkpoints, log).run(resume=self.resume)
+
+    def _publish(self, publication: Publication, manifests: Mapping[str, Manifest], samples: Samples, fitted: Fitted) -> None:
+        asked, settings, progress = self.asked, self.asked.settings, fitted.progress
+        self.watchdog.beat()
+        folder = publication.folder("model")
+        sizes = vocab_sizes(manifests, settings)
+        vocabularies = {name: manifest.identity for name, manifest in manifests.items() if name.startswith("vocab_")}
+        with storage_faults(folder):
+            with asked.store.fs.open_output_stream(f"{folder}/model.pt") as stream:
+                model_file = Hashing(stream)
+                model_id = export.save(
+                    cast(IO[bytes], model_file), fitted.weights, self.encoder, settings, vocab_sizes=sizes, vocabularies=vocabularies
+                )
+            with asked.store.fs.open_output_stream(f"{folder}/metrics.jsonl") as stream:
+                metrics_file = Hashing(stream)
+                metrics_file.write("".join(f"{text}\n" for text in progress.lines).encode())
+        self.watchdog.beat()
+        files = {"model.pt": model_file, "metrics.jsonl": metrics_file}
+        counters = {
+            "train_rows": samples.train_rows,
+            "valid_rows": samples.valid_rows,
+            "dropped_rows_per_epoch": fitted.dropped,
+            "steps_per_epoch": fitted.steps,
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            f"recall@{settings.trainer.valid_at}": progress.best_recall,
+            "workers": self.backend.size,
+        }
+        publication.seal(
+            "model",
+            [FileEntry(name, 0, file.size, file.digest.hexdigest()) for name, file in files.items()],
+            rows=0,
+            content_hash=f"0:{model_id.rsplit('-', 1)[1]}",
+            facts={name: value for manifest in manifests.values() for name, value in manifest.facts.items()} | {"model_id": model_id},
+            counters=counters,
+            versions=versions(),
+        )
+        record = publication.commit()
+        self.checkpoints.clear()
+        shown = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"
+        line = f"published {JOB} ds={asked.ds} run={record.run_id} seconds={self.timer.seconds:.1f} model={model_id}"
+        self._finish(record, "ok", f"{line} epochs={progress.epoch} valid_recall@{settings.trainer.valid_at}={shown}", counters)
+
+    def _finish(self, record: Record, state: str, line: str, counters: Mapping[str, Any]) -> None:
+        if self.status is not None:
+            self.status.stage(JOB, state, self.timer.seconds, run_id=record.run_id, **counters)
+        if not self.is_stage:
+            self.asked.log("stage", stage=JOB, status=state, seconds=round(self.timer.seconds, 3), **counters)
+        print(line, flush=True)
+
+    def _expired(self, sentence: str) -> None:
+        if self.status is not None:
+            self.status.__exit__(TrainingError, TrainingError(f"job {JOB}, ds={self.asked.ds}", [sentence]), None)
+
+
+_GO, _SKIP, _STOP = 0, 1, 100  # what rank 0 tells the others; _STOP + exit code
+
+
+def start_backend(launcher: str) -> Backend:
+    """The backend of the launcher; raises UsageError where it does not fit how the process was started, or is not installed."""
+    started = os.environ.get("HOROVOD_SIZE")
+    if launcher == "single" and started is not None:
+        fault = Fault("trainer.launcher is single", f"started by horovodrun with {started} workers", "set trainer.launcher: horovod")
+        raise UsageError("trainer.launcher", [fault])
+    try:
+        return build_backend(launcher)
+    except ImportError as error:
+        fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: single"
+        raise UsageError("trainer.launcher", [Fault(f"{launcher} is not installed", str(error), fix)]) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions that shaped the model, for its manifest."""
+    found = {"python": platform.python_version()}
+    for name in ("trichannel", "torch", "petastorm", "horovod", "pyarrow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # horovod is an extra; trichannel may come as a zip
+            continue
+    return found
+
+
+def _silent(event: str, **values: Any) -> None:
+    """The log of ranks other than 0."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
