@@ -1,0 +1,213 @@
+"""Raw data of any source -> clicks, users, items, rejects of one day's window.
+
+A row that cannot be used becomes one reject with one reason; a row that is not wanted (other event type, outside the window, a
+duplicate) is counted. Nothing disappears without a number in the manifest.
+"""
+
+import sys
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from conf.errors import BadDataError, Fault, GateError
+from conf.fields import Field
+from conf.settings import Source
+from spark_jobs.job import Context, Job, Output, main
+from spark_jobs.sources import SOURCES
+from spark_jobs.sources.raw import FIRST_TS, LAST_TS, Raw
+
+CANONICAL_INT = r"^(0|-?[1-9][0-9]{0,17})$"
+USED, REJECTED, DROPPED = "used", "rejected", "dropped"
+
+
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame | Output]:
+    """The job: read the source, judge each row, keep the clicks of the window, complete users and items."""
+    source, registry, counters = context.settings.source, context.registry, context.counters
+    raw = SOURCES[source.kind](context.spark, context.settings, context.ds)
+    judged = judge(raw.clicks, source, ds=context.ds, has_clock=raw.has_clock).persist()
+    counters.update(count_fates(judged))
+    check_input(judged, raw, counters, max_reject_share=context.settings.gates.max_reject_share)
+    distinct = deduplicate(judged.where(F.col("fate") == USED)).persist()
+    clicks = keep_active(distinct, source)
+    kept = clicks.agg(F.count("*"), F.countDistinct("user_key"), F.countDistinct("item_key"), F.min("ts"), F.max("ts")).first()
+    assert kept is not None
+    num_distinct = distinct.count()
+    counters.update(duplicates=counters["usable_rows"] - num_distinct, inactive=num_distinct - kept[0])
+    counters.update(clicks=kept[0], users_with_clicks=kept[1], items_with_clicks=kept[2])
+    if kept[0] == 0:
+        raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
+    context.facts.update(
+        has_clock=raw.has_clock,
+        user_key_type=key_type(clicks, "user_key", raw.user_key_type),
+        item_key_type=key_type(clicks, "item_key", raw.item_key_type),
+        first_ts=kept[3],
+        last_ts=kept[4],
+    )
+    users = complete(raw.users, clicks, "user_key", registry.source_fields("user"))
+    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), F.col("publish_ts"), F.col("eligible"))
+    return {
+        "clicks": Output(clicks.select(*CLICK_COLUMNS), sort_by=("user_key", "ts", "seq")),
+        "users": users,
+        "items": items,
+        "rejects": rejects(judged),
+    }
+
+
+CLICK_COLUMNS = ("user_key", "item_key", "ts", "seq", "event_type", "weight", "session_key", "day")
+
+
+# ---- each row's fate -------------------------------------------------------------------------------------------------
+
+
+def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> DataFrame:
+    """Add fate (used | rejected | dropped), reason, day and the click's weight to each raw row; the first reason that holds wins."""
+    known = list(source.event_types or ())
+    day = F.date_format(F.from_utc_timestamp(F.timestamp_seconds("ts"), source.day_timezone), "yyyy-MM-dd") if has_clock else F.lit(ds)
+    faults: list[tuple[Column, str]] = [
+        (F.col("problem").isNotNull(), ""),
+        (F.col("user_key").isNull(), "no user"),
+        (F.col("item_key").isNull(), "no item"),
+        (F.col("ts").isNull(), "no time that can be read"),
+    ]
+    if has_clock:
+        outside = (F.col("ts") < FIRST_TS) | (F.col("ts") >= LAST_TS)
+        faults.append((outside, "a time outside 1970-2100: other units?"))
+    unwanted: list[tuple[Column, str]] = []
+    if known:
+        unwanted.append((~F.col("event_type").isin(known), "other event type"))
+    if source.min_weight is not None:
+        unwanted.append((F.coalesce(F.col("rating"), F.col("weight"), F.lit(0.0)) < source.min_weight, "below min_weight"))
+    unwanted += [(condition, reason) for condition, reason in window(day, source, ds, has_clock=has_clock)]
+    reason = F.lit(None).cast("string")
+    fate = F.lit(USED)
+    for condition, text in reversed(unwanted):
+        reason, fate = F.when(condition, F.lit(text)).otherwise(reason), F.when(condition, F.lit(DROPPED)).otherwise(fate)
+    for condition, text in reversed(faults):
+        said = F.lit(text) if text else F.col("problem")
+        reason, fate = F.when(condition, said).otherwise(reason), F.when(condition, F.lit(REJECTED)).otherwise(fate)
+    by_type = F.lit(1.0)
+    for name, value in (source.event_types or {}).items():
+        by_type = F.when(F.col("event_type") == name, F.lit(value)).otherwise(by_type)
+    weight = F.coalesce(F.col("weight"), by_type).cast("float")
+    return clicks.withColumns({"day": day, "fate": fate, "reason": reason, "weight": weight})
+
+
+def window(day: Column, source: Source, ds: str, *, has_clock: bool) -> list[tuple[Column, str]]:
+    """What lies outside the days read: after ds, or before the train_days (and lookback_days) up to it."""
+    if not has_clock:
+        return []
+    outside = [(day > ds, "after ds")]
+    if source.train_days is not None:
+        first = date.fromisoformat(ds) - timedelta(days=source.train_days - 1 + source.lookback_days)
+        outside.append((day < first.isoformat(), "before the window"))
+    return outside
+
+
+def count_fates(judged: DataFrame) -> dict[str, Any]:
+    """raw_rows, usable_rows, rejected {reason: rows}, dropped {reason: rows}."""
+    rows = judged.groupBy("fate", "reason").count().collect()
+    counted: dict[str, Any] = {"raw_rows": sum(row["count"] for row in rows)}
+    counted["usable_rows"] = sum(row["count"] for row in rows if row["fate"] == USED)
+    for fate in (REJECTED, DROPPED):
+        counted[fate] = {row["reason"]: row["count"] for row in sorted(rows, key=lambda r: str(r["reason"])) if row["fate"] == fate}
+    return counted
+
+
+def check_input(judged: DataFrame, raw: Raw, counters: Mapping[str, Any], *, max_reject_share: float) -> None:
+    """Refuse an empty input, a column without one value, and too many rejects; raises BadDataError or GateError."""
+    total = counters["raw_rows"]
+    if total == 0:
+        raise BadDataError("source", [Fault("the input is empty: no rows at all", fix="check source.path")])
+    needed = ("user_key", "item_key", "ts")
+    row = judged.agg(*[F.count(name).alias(name) for name in needed]).first()
+    assert row is not None
+    faults = [
+        Fault(f"column {raw.names.get(name, name)!r} holds no value that can be read", f"{total} rows", f"check source.columns.{name}")
+        for name in needed
+        if row[name] == 0
+    ]
+    if faults:
+        raise BadDataError("source", faults)
+    rejected = sum(counters["rejected"].values())
+    if rejected > max_reject_share * total:
+        shown = [Fault(f"{count} rows: {reason}") for reason, count in counters["rejected"].items()]
+        head = Fault(f"{rejected} of {total} rows refused ({rejected / total:.1%})", f"gates.max_reject_share is {max_reject_share:.1%}")
+        raise GateError("source", [head, *shown])
+
+
+def empty_fault(counters: Mapping[str, Any]) -> Fault:
+    """Why no click is left."""
+    return Fault("no click is left", f"{counters['raw_rows']} raw rows; dropped: {counters['dropped'] or 'none'}", "check --ds and source.*")
+
+
+def deduplicate(clicks: DataFrame) -> DataFrame:
+    """One row per (user, item, ts, event type, event id): the one of smallest seq, whatever the partitioning.
+
+    seq orders events of equal time and is no part of what makes a duplicate.
+    """
+    key = ["user_key", "item_key", "ts", "event_type", "event_id"]
+    others = [name for name in clicks.columns if name not in key]
+    smallest = F.min(F.struct("seq", *[F.col(name) for name in others if name != "seq"])).alias("kept")
+    return clicks.groupBy(*key).agg(smallest).select(*key, *[F.col(f"kept.{name}").alias(name) for name in others])
+
+
+def keep_active(clicks: DataFrame, source: Source) -> DataFrame:
+    """Drop items, then users, with too few clicks (one pass each, as ComiRec does)."""
+    for name, least in (("item_key", source.min_item_events), ("user_key", source.min_user_events)):
+        if least > 1:
+            counted = clicks.withColumn("events", F.count("*").over(Window.partitionBy(name)))
+            clicks = counted.where(F.col("events") >= least).drop("events")
+    return clicks
+
+
+def rejects(judged: DataFrame) -> DataFrame:
+    """The rejects table."""
+    return judged.where(F.col("fate") == REJECTED).select(
+        F.coalesce("_file", F.lit("")).alias("source_file"),
+        F.coalesce("_row", F.lit(-1)).cast("bigint").alias("row"),
+        "reason",
+        F.coalesce(F.substring("_raw", 1, 500), F.lit("")).alias("raw"),
+    )
+
+
+# ---- users and items --------------------------------------------------------------------------------------------------
+
+
+def complete(entities: DataFrame, clicks: DataFrame, key: str, fields: tuple[Field, ...], *others: Column) -> DataFrame:
+    """One row for every entity of the table or the log; what is unknown is null ([] for multi fields), and eligible.
+
+    An entity that stands twice in the table keeps its smallest row, so that the choice does not depend on file order.
+    """
+    columns = [F.col(field.name) for field in fields]
+    given = entities.where(F.col(key).isNotNull()).select(key, *others, *columns)
+    packed = F.struct(*[name for name in given.columns if name != key]) if len(given.columns) > 1 else F.struct(F.lit(0).alias("none"))
+    single = given.groupBy(key).agg(F.min(packed).alias("kept"))
+    whole = clicks.select(key).distinct().join(single, key, how="full_outer")
+    filled = []
+    for field in fields:
+        value = F.col(f"kept.{field.name}")
+        value = F.filter(F.coalesce(value, F.array().cast("array<string>")), lambda v: v.isNotNull()) if field.role == "multi" else value
+        filled.append(value.alias(field.name))
+    if others:
+        filled = [
+            F.col("kept.publish_ts").alias("publish_ts"),
+            F.coalesce("kept.eligible", F.lit(True)).alias("eligible"),
+            *filled,
+        ]
+    return whole.select(key, *filled)
+
+
+def key_type(clicks: DataFrame, key: str, known: str) -> str:
+    """The type published tables give the key back in: int64 if every key is a canonical integer and the source does not know better."""
+    if known != "infer":
+        return known
+    return "string" if clicks.where(~F.col(key).rlike(CANONICAL_INT)).limit(1).count() else "int64"
+
+
+JOB = Job("ingest", transform, "Read the raw data of a day's window and publish clicks, users, items and rejects.")
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))
