@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata, resources
@@ -216,7 +217,7 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
         made = job.transform(context, tables)
         wanted = jobs.outputs(job.name, settings)
         assert set(made) == set(wanted), f"{job.name} made {sorted(made)}, want {sorted(wanted)}"
-        rows = {name: _write(context, name, made[name]).rows for name in wanted}
+        rows = _write_all(context, {name: made[name] for name in wanted})
         record = publication.commit()
     return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows)
 
@@ -268,6 +269,18 @@ def _check(table: Table, df: DataFrame, context: Context, doing: str) -> None:
     faults = check_columns(table, {f.name: type_name(f.dataType) for f in df.schema.fields})
     if faults:
         raise SchemaError(f"table {table.name}, ds={context.ds}, {doing}", faults)
+
+
+def _write_all(context: Context, made: Mapping[str, DataFrame | Output | Artefact]) -> dict[str, int]:
+    # Small tables wait for Spark's scheduling more than they compute, so they are written side by side.
+    with ThreadPoolExecutor(max_workers=min(4, len(made))) as pool:
+        try:
+            written = {name: pool.submit(_write, context, name, table) for name, table in made.items()}
+            return {name: future.result().rows for name, future in written.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            context.spark.sparkContext.cancelAllJobs()
+            raise
 
 
 def _write(context: Context, name: str, made: DataFrame | Output | Artefact) -> Manifest:
@@ -325,6 +338,9 @@ def _seal_artefact(context: Context, name: str, made: Artefact) -> Manifest:
     )
 
 
+DRIVER_READS_BYTES = 64 * 2**20  # the driver reads this much faster than Spark starts tasks
+
+
 def _inspect_files(context: Context, folder: str, prefix: str) -> list[FileEntry]:
     from pyarrow import fs as pafs
 
@@ -332,12 +348,14 @@ def _inspect_files(context: Context, folder: str, prefix: str) -> list[FileEntry
     # By prefix: the Spark of a killed attempt of the same run may outlive its Python and still write into the folder.
     names = sorted(i.base_name for i in infos if i.base_name.startswith(f"{prefix}-") and i.base_name.endswith(".parquet"))
     root = context.store.uri(folder)
+    if sum(i.size for i in infos if i.base_name in names) < DRIVER_READS_BYTES:
+        return [inspect_file(root, name) for name in names]
     spread = context.spark.sparkContext.parallelize(names, max(1, min(len(names), 64)))
     return sorted(spread.map(lambda name: inspect_file(root, name)).collect(), key=lambda entry: entry.name)
 
 
 def inspect_file(root: str, name: str) -> FileEntry:
-    """Rows, bytes, sha256 and row groups of one Parquet file (runs on executors)."""
+    """Rows, bytes, sha256 and row groups of one Parquet file (on an executor where the table is large)."""
     import pyarrow.parquet as pq
 
     filesystem, folder = open_root(root)
