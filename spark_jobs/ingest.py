@@ -140,7 +140,8 @@ def check_input(judged: DataFrame, raw: Raw, counters: Mapping[str, Any], *, max
 
 def empty_fault(counters: Mapping[str, Any]) -> Fault:
     """Why no click is left."""
-    return Fault("no click is left", f"{counters['raw_rows']} raw rows; dropped: {counters['dropped'] or 'none'}", "check --ds and source.*")
+    found = f"{counters['raw_rows']} raw rows; dropped: {counters['dropped'] or 'none'}"
+    return Fault("no click is left", found, "check --ds and source.*")
 
 
 def deduplicate(clicks: DataFrame) -> DataFrame:

@@ -74,12 +74,15 @@ def detect(folder: Path) -> Layout:
         if (folder / layout.log).is_file():
             return layout
     looked = ", ".join(layout.log for layout in LAYOUTS)
-    raise NotReadyError(f"source.path {folder}", [Fault("no MovieLens log there", f"looked for: {looked}", "set source.path to its folder")])
+    raise NotReadyError(
+        f"source.path {folder}", [Fault("no MovieLens log there", f"looked for: {looked}", "set source.path to its folder")]
+    )
 
 
 def clicks(spark: SparkSession, log: Path, separator: str, *, header: bool) -> DataFrame:
     """Raw clicks of a log of lines `user SEP item SEP rating SEP time`; the line number is the order."""
-    lines = spark.read.option("wholetext", "false").text(str(log)).coalesce(1).select("value", F.monotonically_increasing_id().alias("row"))
+    # Spark's own text reader orders the splits of a file by size; the Hadoop one keeps the file's order
+    lines = spark.createDataFrame(spark.sparkContext.textFile(str(log.absolute()), 1).zipWithIndex(), "value string, row long")
     lines = lines.where("row > 0") if header else lines
     part = F.split("value", re.escape(separator))
     wrong = F.when(F.size(part) != 4, F.lit("not four values"))
@@ -144,7 +147,7 @@ def _items_1m(folder: Path) -> pd.DataFrame:
 
 def _with_year(table: pd.DataFrame) -> pd.DataFrame:
     pairs = [split_title(title) for title in table["title"]]
-    return table.assign(title=[name for name, _ in pairs], year=[year for _, year in pairs])
+    return table.assign(title=[name for name, _ in pairs], year=pd.Series([year for _, year in pairs], dtype="object"))
 
 
 LAYOUTS = (
@@ -152,4 +155,3 @@ LAYOUTS = (
     Layout("ratings.dat", "::", False, True, _users_1m, _items_1m),
     Layout("interactions_ordered.csv.gz", ",", True, False, _users_1m, _items_1m),
 )
-

@@ -36,9 +36,7 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
             _raw=F.substring("value", 1, 500),
         )
     )
-    refused = empty.select(
-        *click_columns(problem=F.lit("a user without items"), _file=F.col("file"), _raw=F.substring("value", 1, 500))
-    )
+    refused = empty.select(*click_columns(problem=F.lit("a user without items"), _file=F.col("file"), _raw=F.substring("value", 1, 500)))
     pairs = read_attributes(settings.source.attributes)
     items = spark.createDataFrame(pairs, "item_key string, attributes array<string>")
     return Raw(
