@@ -1,0 +1,170 @@
+"""Samples: windows and masks against a plain builder that goes bit by bit, and the layout of the files."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.draws import u01
+from conf.masks import UH_B, UM_B, VM_B
+from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
+from spark_jobs.job import spark_schema
+from spark_jobs.samples import Recipe, arrow_schema_of, count_targets, cut_windows, exact_row_groups, row_group_rows, samples_of, shuffled
+from tests.spark_jobs.small_logs import settings_of, shuffle_partitions
+
+RECIPE = Recipe(
+    history=3, first_target=0, user_columns=("city",), num_user_fields=3, num_item_fields=2, p_field=0.3, p_hist=0.4, draws=2, seed=17
+)
+EVENTS = pa.schema(
+    {
+        **{"user_idx": pa.int32(), "item_idx": pa.int32(), "ts": pa.int64(), "seq": pa.int64(), "split": pa.int8()},
+        **{"weight": pa.float32(), "session_key": pa.string(), "city": pa.int32()},
+    }
+)
+SHAPED = settings_of(
+    model={"history": 3, "fields": {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}}, samples={"masks": {"draws": 2}}
+)
+SCHEMA = spark_schema(resolve("samples", SHAPED.registry(), SHAPED.shape()))
+ARROW = arrow_schema_of(SCHEMA)
+
+
+def arrow(rows):
+    """rows: (user, item, split) in order; ts = the place, city = user % 90 + 10."""
+    full = [(u, i, n, 0, split, 1.0 + n, None, u % 90 + 10) for n, (u, i, split) in enumerate(rows)]
+    return pa.Table.from_pylist([dict(zip(EVENTS.names, row, strict=True)) for row in full], schema=EVENTS)
+
+
+def slow_field_mask(sample_id, num, p, draw, what, seed=17):
+    if num < 2:
+        return 0
+    u = [float(u01(seed, sample_id, draw, what, bit)) for bit in range(num)]
+    masked = {bit for bit in range(num) if u[bit] < p}
+    if not masked:
+        masked = {u.index(min(u))}
+    elif len(masked) == num:
+        masked -= {u.index(max(u))}
+    return sum(1 << bit for bit in masked)
+
+
+def slow_history_mask(sample_id, hist_len, p, draw, seed=17):
+    return sum(1 << bit for bit in range(hist_len - 1) if float(u01(seed, sample_id, draw, UH_B, bit)) < p)
+
+
+def slow_samples(rows, recipe, split):
+    """The plain builder: user by user, click by click, bit by bit."""
+    made, before = [], {}
+    for n, (user, item, code) in enumerate(rows):
+        mine = before.setdefault(user, [])
+        if code == split and (split != TRAIN or len(mine) >= recipe.first_target):
+            hist, sample_id = mine[-recipe.history :], (user << 32) + len(mine)
+            row = {
+                "sample_id": sample_id,
+                "user_idx": user,
+                "item_idx": item,
+                "ts": n,
+                "split": code,
+                "weight": 1.0 + n,
+                "city": user % 90 + 10,
+            }
+            row |= {"hist": hist + [0] * (recipe.history - len(hist)), "hist_len": len(hist), "user_id": user}
+            for draw in range(recipe.draws):
+                row[f"um_b{draw}"] = slow_field_mask(sample_id, recipe.num_user_fields, recipe.p_field, draw, UM_B)
+                row[f"uh_b{draw}"] = slow_history_mask(sample_id, len(hist), recipe.p_hist, draw)
+                row[f"vm_b{draw}"] = slow_field_mask(sample_id, recipe.num_item_fields, recipe.p_field, draw, VM_B)
+            made.append(row)
+        mine.append(item)
+    return made
+
+
+def built(rows, recipe, split):
+    recipe = dataclasses.replace(recipe, user_columns=("user_id", "city"))
+    table = arrow(rows).append_column("user_id", pa.array([u for u, *_ in rows], pa.int32()))
+    return samples_of(table, ARROW, recipe, split=split).to_pylist()
+
+
+@st.composite
+def event_rows(draw):
+    rows = []
+    for user in draw(st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=4, unique=True).map(sorted)):
+        num = draw(st.integers(1, 9))
+        stages = sorted(draw(st.lists(st.sampled_from([TRAIN, VALID, TEST]), min_size=num, max_size=num)))
+        rows += [(user, draw(st.integers(1, 50)), stage) for stage in stages]
+    return rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(event_rows(), st.sampled_from([TRAIN, VALID]), st.sampled_from([0, 4]))
+def test_equals_the_plain_builder(rows, split, first_target):  # P3.4, P1.2
+    recipe = dataclasses.replace(RECIPE, first_target=first_target)
+    assert built(rows, recipe, split) == slow_samples(rows, recipe, split)
+
+
+def test_windows_by_hand():
+    rows = [(1, 7, TRAIN), (2, 4, TRAIN), (2, 5, TRAIN), (2, 4, VALID), (2, 6, VALID), (2, 9, TEST), (3, 1, CONTEXT), (3, 2, VALID)]
+    train = [(r["sample_id"], r["hist"], r["hist_len"]) for r in built(rows, RECIPE, TRAIN)]
+    assert train == [(1 << 32, [0, 0, 0], 0), (2 << 32, [0, 0, 0], 0), ((2 << 32) + 1, [4, 0, 0], 1)]
+    valid = [(r["sample_id"], r["item_idx"], r["hist"]) for r in built(rows, RECIPE, VALID)]
+    assert valid == [((2 << 32) + 2, 4, [4, 5, 0]), ((2 << 32) + 3, 6, [4, 5, 4]), ((3 << 32) + 1, 2, [1, 0, 0])]
+
+
+def test_masks_hide_some_but_never_all():
+    rows = [(user, 1, TRAIN) for user in range(1, 400) for _ in range(4)]
+    made = built(rows, RECIPE, TRAIN)
+    for name, bits in (("um_b0", 3), ("vm_b0", 2)):
+        assert {row[name] for row in made} == set(range(1, 2**bits - 1))
+    assert {row["uh_b0"] for row in made if row["hist_len"] == 3} == {0, 1, 2, 3}  # bit 2, the most recent, is never dropped
+    assert {row["uh_b0"] for row in made if row["hist_len"] < 2} == {0}
+    share = np.mean([row["uh_b0"] & 1 for row in made if row["hist_len"] == 3])
+    assert abs(share - RECIPE.p_hist) < 4 * (0.4 * 0.6 / 399) ** 0.5
+    assert any(row["um_b0"] != row["um_b1"] for row in made)
+    single = built(rows, dataclasses.replace(RECIPE, num_item_fields=1), TRAIN)
+    assert {row["vm_b0"] for row in single} == {0}  # hiding the only field would hide all
+
+
+def test_row_groups_shrink_until_every_stream_has_two():
+    assert row_group_rows(1_000_000, wanted=16_384, streams=4) == 16_384
+    assert row_group_rows(1_000, wanted=16_384, streams=4) == 125
+    assert row_group_rows(3, wanted=16_384, streams=4) == 1
+
+
+def test_targets_are_counted(spark):
+    columns = "user_idx int, split byte"
+    rows = [(1, TRAIN)] * 6 + [(2, TRAIN)] * 3 + [(3, CONTEXT)] * 4 + [(3, VALID)] * 2 + [(4, TEST)]
+    df = spark.createDataFrame(rows, columns)
+    assert count_targets(df, RECIPE) == {"train_samples": 9, "valid_samples": 2, "train_events_only_history": 0}
+    late = dataclasses.replace(RECIPE, first_target=4)
+    assert count_targets(df, late) == {"train_samples": 2, "valid_samples": 2, "train_events_only_history": 7}
+
+
+def test_masks_are_the_same_in_1_and_64_partitions(spark):  # P3.4
+    rows = [(user, 1 + n % 7, TRAIN) for user in range(1, 90) for n in range(user % 6)]
+    recipe = dataclasses.replace(RECIPE, user_columns=("user_id", "city"))
+    full = [(u, i, n, 0, split, 1.0 + n, None, u % 90 + 10, u) for n, (u, i, split) in enumerate(rows)]
+    kinds = ["int", "int", "bigint", "bigint", "tinyint", "float", "string", "int", "int"]
+    columns = ", ".join(f"{name} {kind}" for name, kind in zip([*EVENTS.names, "user_id"], kinds, strict=True))
+    events = spark.createDataFrame(full, columns)
+    want = {row["sample_id"]: row for row in slow_samples(rows, recipe, TRAIN)}
+    for partitions in (1, 64):
+        with shuffle_partitions(spark, partitions):
+            made = cut_windows(events, SCHEMA, recipe, split=TRAIN).collect()
+        assert {row.sample_id: row.asDict() for row in made} == want
+
+
+def test_row_groups_are_exact_and_in_no_order(spark, tmp_path):
+    rows = spark.range(1, 501).selectExpr("id << 32 as sample_id")
+    layouts = []
+    for name, partitions in (("one", 1), ("many", 5)):
+        with shuffle_partitions(spark, partitions):
+            shuffled(rows.repartition(partitions), 2).write.options(**exact_row_groups(64)).parquet(str(tmp_path / name))
+        files = [pq.ParquetFile(path) for path in sorted((tmp_path / name).glob("*.parquet"))]
+        sizes = [[file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)] for file in files]
+        assert len(files) == 2
+        assert all(set(of_file[:-1]) == {64} and of_file[-1] <= 64 for of_file in sizes)
+        layouts.append([file.read()["sample_id"].to_pylist() for file in files])
+    assert layouts[0] == layouts[1]
+    assert sorted(layouts[0][0] + layouts[0][1]) == [n << 32 for n in range(1, 501)]
+    steps = np.diff(layouts[0][0])
+    assert abs((steps > 0).mean() - 0.5) < 0.15  # as many steps up as down: no trace of the users' order
