@@ -147,6 +147,15 @@ def row_group_rows(num_train: int, *, wanted: int, streams: int) -> int:
     return max(1, min(wanted, num_train // (ROW_GROUPS_PER_STREAM * streams)))
 
 
+def exact_row_groups(rows: int) -> dict[str, str]:
+    """Writer options that make every row group of a file hold exactly `rows` rows, the last one the rest.
+
+    Spark's Parquet writer has no such limit, but it compares what it buffered with the block size only every `row.check` rows: with
+    a block size that is always exceeded, each check ends a row group.
+    """
+    return {"parquet.block.size": "1", "parquet.page.size.row.check.min": str(rows), "parquet.page.size.row.check.max": str(rows)}
+
+
 def shuffled(rows: DataFrame, num_files: int) -> DataFrame:
     """`num_files` partitions of about equal size, in an order that is random with respect to users, items and time.
 
@@ -171,7 +180,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Ou
         if num
     ]
     rows = parts[0] if len(parts) == 1 else parts[0].union(parts[1])
-    return {"samples": Output(rows, options={"parquet.block.row.count.limit": str(group)})}
+    return {"samples": Output(rows, options=exact_row_groups(group))}
 
 
 JOB = Job(name="samples", transform=transform, doc="Write one training row per click, with history and masks.")

@@ -69,7 +69,7 @@ def sessionise(events: DataFrame, rule: Rule) -> DataFrame:
 
 
 def cut_sessions(events: pa.Table, rule: Rule) -> pa.RecordBatch:
-    """The sessions of whole users; `events` is sorted by user and total order. Pure Arrow: runs on the executors and in tests."""
+    """The sessions of whole users; `events` is sorted by user and total order, and not empty. Pure Arrow: runs on the executors."""
     user, ts = events["user_idx"].to_numpy(), events["ts"].to_numpy()
     order, starts = _grouped(events, user, ts, rule)
     user, ts, item = user[order], ts[order], events["item_idx"].to_numpy()[order]
