@@ -108,7 +108,8 @@ def taste(w: World, user: int) -> Taste:
     gender, age, city = rng.integers(len(GENDERS)), rng.integers(len(AGES)), rng.integers(len(CITIES))
     present = rng.random(3) >= 0.05
     attraction = w.topic_logit + w.gender_logit[gender] + w.age_logit[age] + rng.gumbel(size=w.config.topics)
-    liked = np.argsort(-attraction, kind="stable")[: min(int(rng.integers(2, 5)), w.config.topics, w.config.items)]
+    attraction = attraction[: w.config.items]  # with fewer items than topics, the last topics have none
+    liked = np.argsort(-attraction, kind="stable")[: int(rng.integers(2, 5))]
     shares = rng.gamma(2.0, size=len(liked))
     style = STYLE_STRENGTH * _unit(w.city_style[city] + rng.normal(0, 1, STYLE_DIM))
     return Taste(
