@@ -39,15 +39,13 @@ def is_deferred(module: nn.Module) -> bool:
 
 
 def materialize_tensor(tensor: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """A zero tensor (parameter stays parameter, marks kept) in place of one without storage; any other tensor comes back as it is."""
+    """A zero tensor in place of one without storage (a parameter stays one, of the same class); any other comes back as it is."""
     if not tensor.is_meta:
         return tensor
     zeros = torch.zeros_like(tensor, device=device)
     if not isinstance(tensor, nn.Parameter):
         return zeros
-    parameter = nn.Parameter(zeros, requires_grad=tensor.requires_grad)
-    parameter.__dict__.update(tensor.__dict__)
-    return parameter
+    return type(tensor)(zeros, requires_grad=tensor.requires_grad)
 
 
 def materialize_module(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,17 @@ def launch(num_workers: int, *arguments: str, timeout_s: float = 120) -> subproc
     """horovodrun over gloo on this machine."""
     horovodrun = Path(sys.executable).with_name("horovodrun")
     command = [str(horovodrun), "-np", str(num_workers), "--gloo", sys.executable, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{horovodrun.parent}:{os.environ['PATH']}", "HOROVOD_CYCLE_TIME": "0.1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{horovodrun.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 @pytest.fixture(scope="module")
 def single() -> dict[str, Any]:
-    return horovod_worker.run(SingleBackend())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers
+    result = horovod_worker.run(SingleBackend())
+    torch.set_num_threads(threads)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,32 @@ def test_interface(num_workers: int, workers: Workers) -> None:
     torch.testing.assert_close(got["lopsided"][0], torch.full((3, 2), share))
     torch.testing.assert_close(got["lopsided"][1], torch.tensor([[0.0, 0], [share, share], [2 * share, 2 * share]]))
     torch.testing.assert_close(got["lopsided"][2], torch.zeros(3, 2))
+
+
+def test_abort_of_one_worker_ends_all() -> None:
+    # the others sit in a collective call that will never come back
+    code = "from trainer.backends import build_backend as b; b = b('horovod'); b.rank == 1 and b.abort(); b.agree_min(1)"
+    started = time.monotonic()
+    done = launch(2, "-c", code, timeout_s=60)
+    assert done.returncode != 0
+    assert "Exit code: 7" in done.stderr
+    assert time.monotonic() - started < 45
+
+
+def test_barrier_gives_up_in_time() -> None:
+    code = """
+import sys, time
+from conf.errors import TrainingError
+from trainer.backends import build_backend
+backend = build_backend("horovod")
+if backend.rank == 1:
+    time.sleep(60)
+try:
+    backend.barrier(timeout_s=1)
+except TrainingError as error:
+    print(error, flush=True)
+    backend.abort()
+"""
+    done = launch(2, "-c", code, timeout_s=50)
+    assert done.returncode != 0
+    assert "not all 2 workers came within 1 s" in done.stdout + done.stderr

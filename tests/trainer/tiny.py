@@ -1,14 +1,13 @@
 """A world small enough to check by hand: 7 users, 9 items, every kind of field, histories of length 0 to 5, repeated users and items."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.draws import below
-from conf.fields import Registry
 from conf.settings import Settings
 from trainer.backends import Backend
 from trainer.backends.single import SingleBackend
@@ -70,10 +69,6 @@ def user_feat() -> pa.Table:
             "hobbies": pa.array([[4, 5], [], [6], [7, 4, 5], [5], [6, 7], [4]], pa.list_(pa.int32())),
         }
     )
-
-
-def registry(given: Settings) -> Registry:
-    return given.registry()
 
 
 def catalogue(given: Settings) -> Catalogue:
@@ -140,3 +135,32 @@ def step(given: Settings, towers: Encoder, rows: Batch, backend: Backend | None 
 def model(given: Settings, dtype: torch.dtype = torch.float32) -> tuple[Encoder, Criterion]:
     towers = encoder(given)
     return towers.to(dtype), build_objectives(given, towers).to(dtype)
+
+
+class FreeVectors(Encoder):
+    """One free vector a user interest, item and view: any set of vectors a test wants to compare, with gradients to each."""
+
+    def __init__(self, interests: int = 1, dim: int = 6, similarity: Literal["cosine", "inner_product"] = "cosine", seed: int = 0) -> None:
+        super().__init__()
+        self.interests, self.dim, self.similarity = interests, dim, similarity
+        generator = torch.Generator().manual_seed(seed)
+        self.users, self.users_b = (nn.Parameter(torch.randn(USERS + 1, interests, dim, generator=generator)) for _ in range(2))
+        self.items, self.items_b = (nn.Parameter(torch.randn(ITEMS + 1, dim, generator=generator)) for _ in range(2))
+
+    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        return (self.users if um is None else self.users_b)[batch["user_idx"]]
+
+    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        return (self.items if vm is None else self.items_b)[idx]
+
+    def tables(self) -> list[nn.Parameter]:
+        return []
+
+
+def pairs(user_idx: list[int], item_idx: list[int]) -> Batch:
+    """Rows without history or fields, for FreeVectors."""
+    num = len(user_idx)
+    zero = torch.zeros(num, dtype=torch.int64)
+    ids = {"row": torch.arange(num), "user_idx": torch.tensor(user_idx), "item_idx": torch.tensor(item_idx)}
+    masks = {"um_b": zero, "uh_b": zero, "vm_b": zero}
+    return {**ids, **masks, "weight": torch.ones(num), "hist": zero[:, None], "hist_len": zero}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trainer.backends.backend import Backend, is_sparse_table, mark_sparse_table
+from trainer.backends.backend import Backend, SparseTable, is_sparse_table
 
 
 def _single() -> Backend:
@@ -27,4 +27,4 @@ def build_backend(name: str) -> Backend:
     return BACKENDS[name]()
 
 
-__all__ = ["BACKENDS", "Backend", "build_backend", "is_sparse_table", "mark_sparse_table"]
+__all__ = ["BACKENDS", "Backend", "SparseTable", "build_backend", "is_sparse_table"]

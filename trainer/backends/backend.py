@@ -39,8 +39,8 @@ class Backend(ABC):
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each .grad by its mean over ranks. Same parameters, same order on every rank.
 
-        A missing .grad counts as zero, and is filled in. Parameters marked by `mark_sparse_table` travel as coalesced
-        (row, values) pairs and end with a coalesced sparse .grad.
+        A missing .grad counts as zero, and is filled in. A SparseTable travels as coalesced (row, values)
+        pairs and ends with a coalesced sparse .grad.
         """
 
     @abstractmethod
@@ -67,14 +67,13 @@ class Backend(ABC):
         os._exit(TRAINING)
 
 
-def mark_sparse_table(parameter: nn.Parameter) -> None:
-    """Say that the parameter's gradients are sparse over rows; kept by `trainer.deferred`."""
-    parameter.sparse_table = True  # type: ignore[attr-defined]
+class SparseTable(nn.Parameter):
+    """A parameter whose gradients are sparse over rows. A type, not a mark: deep copies keep it."""
 
 
 def is_sparse_table(parameter: nn.Parameter) -> bool:
-    """Whether `mark_sparse_table` was called on it."""
-    return bool(getattr(parameter, "sparse_table", False))
+    """Whether the parameter's gradients are sparse over rows."""
+    return isinstance(parameter, SparseTable)
 
 
 def sparse_gradient(parameter: nn.Parameter) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conf.fields import EMPTY, MASK, OOV, PAD, Field
-from trainer.backends.backend import mark_sparse_table
+from trainer.backends.backend import SparseTable
 from trainer.randomness import fill_uniform_, keep_mask
 
 
@@ -22,9 +22,7 @@ class Table(nn.Module):
     def __init__(self, num: int, dim: int, *, init: float, sparse: bool) -> None:
         super().__init__()
         self.init, self.sparse = init, sparse
-        self.weight = nn.Parameter(torch.empty(num, dim))
-        if sparse:
-            mark_sparse_table(self.weight)
+        self.weight = (SparseTable if sparse else nn.Parameter)(torch.empty(num, dim))
 
     def reset(self, seed: int, name: str) -> None:
         """Fill the rows."""

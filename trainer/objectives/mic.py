@@ -14,7 +14,6 @@ from conf.settings import Settings
 from trainer.encoders.encoder import Encoder
 from trainer.encoders.layers import Dense
 from trainer.objectives.contrast import nce_rows
-from trainer.objectives.negatives import known_columns
 from trainer.objectives.objective import Objective
 from trainer.objectives.similarity import closest_interest, paired_set_similarity, readout, set_similarity, unit
 from trainer.objectives.step import Step
@@ -55,14 +54,10 @@ class MicContrast(Objective):
     def _user_item(self, step: Step, own: tuple[Tensor, Tensor], everyone: tuple[Tensor, Tensor]) -> Tensor:
         """Eq. 4 on clean views: user -> items and item -> users of all ranks, summed. Known likings are never negatives."""
         (user_BKD, item_BD), (user_NKD, item_ND) = own, everyone
-        user_BD, own_item_B = readout(user_BKD, item_BD), step.batch["item_idx"]
-        other_item_BN = step.all_ids("item_idx") != own_item_B[:, None]
-        other_item_BN &= ~known_columns(step.known_positives, step.all_ids("item_idx"))
-        other_user_BN = step.all_ids("user_idx") != step.batch["user_idx"][:, None]
-        other_user_BN &= ~known_columns(step.all_known_NR, own_item_B).T
+        user_BD = readout(user_BKD, item_BD)
         pos_B = (user_BD * item_BD).sum(dim=1)
         to_items_BN, to_users_BN = user_BD @ item_ND.T, closest_interest(user_NKD, item_BD)
-        loss_B = self._rows(pos_B, to_items_BN, other_item_BN) + self._rows(pos_B, to_users_BN, other_user_BN)
+        loss_B = self._rows(pos_B, to_items_BN, step.negative_items_BN) + self._rows(pos_B, to_users_BN, step.negative_users_BN)
         return step.share_of_mean(loss_B.sum(), sum(step.counts))
 
     def _same_side(

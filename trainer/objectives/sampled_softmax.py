@@ -19,7 +19,8 @@ class SampledSoftmax(Objective):
     s is the encoder's own similarity. The others, by settings.base.negatives: `uniform` num_negatives drawn for each row;
     `shared` one drawn set of that size for the whole batch; `in_batch` the targets of all rows of all ranks; `mixed` in_batch
     and shared together. q is how often an item is expected among the columns; it differs between items only where columns come
-    from the batch. Columns that hold the row's own target again, or an item its user is known to like, do not count.
+    from the batch. Columns that hold the row's own target again, or an item its user is known to like (of uniform draws: one of
+    known_positives, after 3 redraws), do not count.
 
     Returns part "loss", >= 0.
 
@@ -81,15 +82,15 @@ class SampledSoftmax(Objective):
 
     def _common_columns(self, step: Step, item_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all rows are compared with."""
-        vectors, items = [], []
+        vectors, items, valid = [], [], []
         if self.in_batch:
             vectors += step.gather([item_BD])
             items.append(step.all_ids("item_idx"))
+            valid.append(step.negative_items_BN)
         if self.shared:
             drawn = shared_set(step.catalogue.num_items, self.num, seed=step.seed, step=step.step, device=item_BD.device)
             noise = step.words(Purpose.SHARED_ITEMS, torch.arange(len(drawn), device=drawn.device))
             vectors.append(self._compared(step, step.encoder.item(drawn, noise=noise)))  # every rank encodes the same set
             items.append(drawn)
-        items_M = torch.cat(items)
-        valid_BM = (items_M != step.batch["item_idx"][:, None]) & ~known_columns(step.known_positives, items_M)
-        return torch.cat(vectors), items_M, valid_BM
+            valid.append((drawn != step.batch["item_idx"][:, None]) & ~known_columns(step.known_positives, drawn))
+        return torch.cat(vectors), torch.cat(items), torch.cat(valid, dim=1)

@@ -15,9 +15,11 @@ def precise(x: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x / max(|x|, 1e-6) over the last dimension; a zero vector stays zero and gets zero gradient."""
+    """x / max(|x|, 1e-6) over the last dimension; a vector shorter than 1e-6 gets zero gradient."""
     x = precise(x)
     square = (x * x).sum(dim=-1, keepdim=True)
+    # its direction means nothing, and a slope of 1e6 (say, of a row that all ReLUs shut off) would wreck the optimiser's state
+    x = torch.where(square > EPS * EPS, x, x.detach())
     return x * square.clamp(min=EPS * EPS).rsqrt()
 
 

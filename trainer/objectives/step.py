@@ -14,6 +14,7 @@ from conf.settings import Settings
 from trainer.backends.backend import Backend
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
+from trainer.objectives.negatives import known_columns
 from trainer.randomness import Purpose, words64
 
 IDS = ("row", "user_idx", "item_idx")
@@ -89,6 +90,22 @@ class Step:
         """Rows of each rank."""
         num: list[int] = torch.bincount(self._table_NC[:, 0], minlength=self.backend.size).tolist()
         return num
+
+    @cached_property
+    def negative_items_BN(self) -> Tensor:
+        """Which targets of the global batch are negatives for this rank's users: another user's, another item, not known to be liked."""
+        return self._strangers_BN & ~known_columns(self.known_positives, self.all_ids("item_idx"))
+
+    @cached_property
+    def negative_users_BN(self) -> Tensor:
+        """Which users of the global batch are negatives for this rank's targets: the same seen from the item."""
+        return self._strangers_BN & ~known_columns(self.all_known_NR, self.batch["item_idx"]).T
+
+    @cached_property
+    def _strangers_BN(self) -> Tensor:
+        # the same user's other targets are liked, too, even where they lie in the future of this row's history
+        same_user_BN = self.all_ids("user_idx") == self.batch["user_idx"][:, None]
+        return ~(same_user_BN | (self.all_ids("item_idx") == self.batch["item_idx"][:, None]))
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """[B, ...] -> [N, ...] each, with gradient, all in one go."""

@@ -1,0 +1,111 @@
+"""What every loss promises. A new loss is tested by its line in BASE_LOSSES or OBJECTIVES."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer import tiny
+from trainer.objectives import BASE_LOSSES, OBJECTIVES, build_objectives
+
+OFF: dict[str, Any] = {f"objectives.{name}": None for name in OBJECTIVES}
+ALL = {
+    **{name: {**OFF, "base.loss": name} for name in BASE_LOSSES},
+    **{
+        f"sampled_softmax {kind}": {**OFF, "base": {"loss": "sampled_softmax", "negatives": kind}}
+        for kind in ("shared", "in_batch", "mixed")
+    },
+    **{name: {**OFF, "base.weight": 0, f"objectives.{name}": {}} for name in OBJECTIVES},
+}
+
+
+@pytest.fixture(params=sorted(ALL))
+def overrides(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return dict(ALL[request.param])
+
+
+def losses(overrides: dict[str, Any], batch: dict[str, Tensor], dtype: torch.dtype = torch.float64, number: int = 11) -> tuple[Tensor, Any]:
+    given = tiny.settings(overrides)
+    encoder, criterion = tiny.model(given, dtype)
+    total, _ = criterion(tiny.step(given, encoder, batch, number=number))
+    return total, (encoder, criterion)
+
+
+def test_scalars_not_negative(overrides: dict[str, Any]) -> None:
+    # property P5.12
+    for seed in range(5):
+        given = tiny.settings(overrides)
+        encoder, criterion = tiny.model(given)
+        total, parts = criterion(tiny.step(given, encoder, tiny.batch(seed=seed)))
+        assert total.shape == ()
+        assert parts
+        for value in parts.values():
+            assert value.shape == ()
+            assert value >= 0
+            assert not value.requires_grad
+
+
+def test_a_gradient_reaches_every_parameter(overrides: dict[str, Any]) -> None:
+    total, (encoder, criterion) = losses(overrides, tiny.batch())
+    total.backward()
+    for key, parameter in [*encoder.named_parameters(), *criterion.named_parameters()]:
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+def test_the_order_of_rows_changes_nothing(overrides: dict[str, Any]) -> None:
+    # property P5.4; the draws go by the row's number
+    order = [5, 12, 0, 7, 3, 9, 1, 11, 2, 10, 4, 8, 6]
+    want, got = losses(overrides, tiny.batch())[0], losses(overrides, tiny.rows_of(tiny.batch(), order))[0]
+    torch.testing.assert_close(got, want)
+
+
+def test_the_same_step_is_the_same_number(overrides: dict[str, Any]) -> None:
+    overrides = {**overrides, "model.dropout": 0.3}
+    torch.manual_seed(1)
+    want = losses(overrides, tiny.batch())[0]
+    torch.manual_seed(2)
+    assert losses(overrides, tiny.batch())[0] == want
+    assert losses(overrides, tiny.batch(), number=12)[0] != want  # another step drops other elements
+
+
+@pytest.mark.parametrize("rows", [[0], [4, 4, 4]], ids=["one row", "one row three times"])
+def test_hardly_any_rows(overrides: dict[str, Any], rows: list[int]) -> None:
+    batch = tiny.rows_of(tiny.batch(), rows)
+    batch["row"] = torch.arange(len(rows))
+    total, (encoder, criterion) = losses(overrides, batch)
+    total.backward()
+    assert total.isfinite()
+    for parameter in [*encoder.parameters(), *criterion.parameters()]:
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
+def test_half_precision_vectors_give_float32_losses(overrides: dict[str, Any]) -> None:
+    given = tiny.settings(overrides)
+    encoder, criterion = tiny.model(given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = criterion(tiny.step(given, encoder, tiny.batch()))
+    assert total.dtype == torch.float32
+    want, _ = criterion(tiny.step(given, encoder, tiny.batch()))
+    torch.testing.assert_close(total, want, rtol=0.05, atol=0.05)
+
+
+def test_weights_name_the_parts(overrides: dict[str, Any]) -> None:
+    given = tiny.settings(overrides)
+    encoder, criterion = tiny.model(given)
+    for loss in criterion.losses.values():
+        assert set(loss(tiny.step(given, encoder, tiny.batch()))) == set(loss.weights)
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    given = tiny.settings({**OFF, "base.weight": 0})
+    with pytest.raises(ValueError, match="nothing to train on"):
+        build_objectives(given, tiny.encoder(given))
+
+
+def test_unknown_loss_is_refused() -> None:
+    given = tiny.settings()
+    other = given.model_copy(update={"base": given.base.model_copy(update={"loss": "hinge"})})
+    with pytest.raises(ValueError, match="unknown base loss 'hinge'; known: logistic, sampled_softmax"):
+        build_objectives(other, tiny.encoder(given))
