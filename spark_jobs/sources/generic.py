@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf.errors import Fault, SchemaError
 from conf.fields import Side
 from conf.settings import EntityFile, FieldSpec, Settings, Source
+from spark_jobs.sources.file_rows import naming_the_file, open_log
 from spark_jobs.sources.files import Opened, open_file
 from spark_jobs.sources.guess import guess_ts_format, nearest
 from spark_jobs.sources.raw import BAD_TIME, UNREADABLE, KeyType, Raw, as_float, blank_to_null, click_columns
@@ -29,12 +30,12 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
     """
     s = settings.source
     assert s.path is not None
-    log = open_file(spark, s.path, s.format, separator=s.separator, setting="source.path")
+    log = open_log(spark, s.path, s.format, s.separator, setting="source.path")
     users, items = _open_entities(spark, "user", s.users), _open_entities(spark, "item", s.items)
     faults = [*_click_faults(spark, s, log), *_entity_faults(s, "user", s.users, users), *_entity_faults(s, "item", s.items, items)]
     if faults:
         raise SchemaError(f"source {s.path}", faults)
-    given = {name: column for name, column in s.columns.model_dump().items() if column}
+    given = {name: column for name, column in s.columns.model_dump().items() if column and not _in_file_order(s, log, name)}
     return Raw(
         clicks=_clicks(s, log, given),
         users=_entities(spark, s, "user", s.users, users),
@@ -42,7 +43,7 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
         has_clock=s.ts_format != ORDER,
         user_key_type=_key_type(s, log.kind(s.columns.user_key)),
         item_key_type=_key_type(s, log.kind(s.columns.item_key)),
-        names={name: f"column {column!r} (source.columns.{name})" for name, column in given.items()},
+        names=given,
     )
 
 
@@ -51,13 +52,18 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
 
 def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
     column = {name: log.column(theirs) for name, theirs in given.items()}
-    ts = epoch_seconds(column["ts"], log.kind(given["ts"]), s.ts_format, s.timezone)
+    if "ts" in given:
+        ts = epoch_seconds(column["ts"], log.kind(given["ts"]), s.ts_format, s.timezone)
+        bad_time = ts.isNull() & blank_to_null(column["ts"]).isNotNull()
+    else:
+        of_user = Window.partitionBy(blank_to_null(column["user_key"])).orderBy(_order(log))
+        ts, bad_time = (F.row_number().over(of_user) - 1).cast("bigint"), F.lit(False)
     row_text = F.coalesce(F.col("_bad"), _row_text(log, s))
     ours = {name: blank_to_null(column[name]) for name in KEYED if name in column}
     if "event_type" in ours:
         ours["event_type"] = F.coalesce(ours["event_type"], F.lit(""))
     problem = F.when(F.col("_bad").isNotNull(), F.lit(UNREADABLE))
-    problem = problem.when(ts.isNull() & blank_to_null(column["ts"]).isNotNull(), F.lit(BAD_TIME))
+    problem = problem.when(bad_time, F.lit(BAD_TIME))
     if "weight" in column:
         weight = as_float(column["weight"])
         ours |= {"weight": weight, "rating": weight}
@@ -75,10 +81,13 @@ def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
     )
 
 
+def _in_file_order(s: Source, log: Opened, name: str) -> bool:
+    """Whether this is the time column of a log that has none: with ts_format order, the place in the user's rows stands for it."""
+    return name == "ts" and s.ts_format == ORDER and s.columns.ts == "ts" and "ts" not in log.names
+
+
 def _order(log: Opened) -> Column:
-    """File order where the reader knows it (across files: by name), else a hash of what the row holds."""
-    if not log.ordered:
-        return F.xxhash64(*(F.col(f"c{i}").cast("string") for i in range(len(log.names))))
+    """File order; across files, the order of their paths."""
     files = sorted(log.df.inputFiles())
     if len(files) == 1:
         return F.col("_row")
@@ -106,7 +115,10 @@ def _open_entities(spark: SparkSession, side: Side, file: EntityFile) -> Opened 
     if file.path is None:
         return None
     setting = f"source.{side}s.path"
-    return open_file(spark, file.path, file.format, separator=file.separator, setting=setting, multi_line=True)
+    with naming_the_file(file.path, setting):
+        table = open_file(spark, file.path, file.format, separator=file.separator, setting=setting, multi_line=True)
+        table.df.agg(*[F.count(f"c{i}") for i in range(len(table.names))]).collect()  # a damaged file shows here, by its name
+    return table
 
 
 def _entities(spark: SparkSession, s: Source, side: Side, file: EntityFile, table: Opened | None) -> DataFrame:
@@ -149,13 +161,13 @@ def _specs(s: Source, side: Side) -> Mapping[str, FieldSpec]:
 
 def _click_faults(spark: SparkSession, s: Source, log: Opened) -> Iterator[Fault]:
     for name, wanted in s.columns.model_dump().items():
-        if wanted is None:
+        if wanted is None or _in_file_order(s, log, name):
             continue
         if wanted not in log.names:
             yield missing(f"source.columns.{name}", name, wanted, log.names)
-        elif name in KEYED and not isinstance(log.kind(wanted), T.StringType | INTEGERS):
+        elif name in KEYED and not isinstance(log.kind(wanted), (T.StringType, *INTEGERS)):
             yield Fault(f"column {wanted!r} is {log.kind(wanted).simpleString()}, want string or integer", fix="cast it in the file")
-        elif name == "weight" and not isinstance(log.kind(wanted), T.StringType | NUMBERS):
+        elif name == "weight" and not isinstance(log.kind(wanted), (T.StringType, *NUMBERS)):
             yield Fault(f"column {wanted!r} is {log.kind(wanted).simpleString()}, want a number", fix="set source.columns.weight: null")
         elif name == "ts":
             yield from _time_faults(spark, s, log, wanted)
@@ -168,7 +180,7 @@ def _time_faults(spark: SparkSession, s: Source, log: Opened, wanted: str) -> It
             f"source.ts_format: {ours!r} is no time format", refused, "epoch_s, epoch_ms, iso8601, order, or a Spark datetime pattern"
         )
         return
-    if not isinstance(kind, T.StringType | NUMBERS | TIMES):
+    if not isinstance(kind, (T.StringType, *NUMBERS, *TIMES)):
         yield Fault(f"column {wanted!r} is {kind.simpleString()}, want a time")
         return
     if isinstance(kind, TIMES):
@@ -210,7 +222,7 @@ def _entity_faults(s: Source, side: Side, file: EntityFile, table: Opened | None
             yield missing(setting, role, theirs, table.names, where=f" in {table.path}")
             continue
         kind = table.kind(theirs)
-        if role.endswith("_key") and not isinstance(kind, T.StringType | INTEGERS):
+        if role.endswith("_key") and not isinstance(kind, (T.StringType, *INTEGERS)):
             yield Fault(f"column {theirs!r} in {table.path} is {kind.simpleString()}, want string or integer", fix="cast it in the file")
         is_list = isinstance(kind, T.ArrayType) and not isinstance(kind.elementType, T.ArrayType | T.MapType | T.StructType)
         if isinstance(kind, T.MapType | T.StructType | T.ArrayType) and not (is_list and role in specs and specs[role].role == "multi"):
