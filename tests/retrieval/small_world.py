@@ -20,6 +20,9 @@ class ArrayWorld:
     popular: np.ndarray
 
 
+faiss.omp_set_num_threads(1)  # many tiny searches: waking threads would cost more than they do
+
+
 def flat_index(ids, vectors, *, is_unit=True):
     vectors = np.ascontiguousarray(unit(vectors) if is_unit else vectors, dtype=np.float32)
     searcher = faiss.IndexFlatIP(vectors.shape[1])
@@ -73,7 +76,7 @@ class Case:
         return self.world.items.ids.tolist()
 
 
-def make_case(*, seed=0, num_users=40, num_items=60, dim=6, interests=1, seen="train_and_history", is_unit=True, last=5, ties=True):
+def make_case(*, seed=0, num_users=25, num_items=60, dim=6, interests=1, seen="train_and_history", is_unit=True, last=5, ties=True):
     """Random, with ties on purpose: vectors of small integers, some of them twice; user 1 has no history; every 7th item may not be
     recommended; item 5 is a zero vector and user 2 too."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,165 @@
+"""The Arrow function without Spark, inside Spark, and as a function in SQL."""
+
+import json
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from conf.errors import BadDataError
+from conf.files import hash_file, open_root
+from retrieval import worker
+from retrieval.search import NEIGHBOURS_SCHEMA, make_search, register_search_udf
+from retrieval.vector_index import VectorIndex, index_files, unit
+from tests.retrieval.small_world import flat_index, lists_of
+
+
+def batch(idx, vectors):
+    return pa.RecordBatch.from_arrays(
+        [pa.array(idx, pa.int32()), pa.array(vectors.tolist(), pa.list_(pa.float32()))], names=["idx", "vector"]
+    )
+
+
+@pytest.fixture
+def world():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(120, 8)).astype(np.float32)
+    vectors[50] = vectors[20]  # items 21 and 51 are twins
+    return flat_index(np.arange(1, 121), vectors), vectors
+
+
+@pytest.fixture
+def folder(tmp_path, world):
+    index, _ = world
+    faiss.write_index(index.searcher, str(tmp_path / "items.faiss"))
+    np.save(tmp_path / "items_ids.npy", index.ids)
+    filesystem, root = open_root(str(tmp_path))
+    files = {}
+    for name in ("items.faiss", "items_ids.npy"):
+        size, sha256 = hash_file(filesystem, f"{root}/{name}")
+        files[name] = {"bytes": size, "sha256": sha256}
+    (tmp_path / "index.json").write_text(json.dumps({"nprobe": 1, "indexes": {"items": {"is_unit": True, "files": files}}}))
+    return tmp_path
+
+
+def test_search_loads_once_a_task_and_answers_every_row(world):
+    index, vectors = world
+    loads = []
+
+    def load():
+        loads.append(1)
+        return index
+
+    batches = [batch(np.arange(1, 61), vectors[:60]), batch(np.arange(61, 121), vectors[60:]), batch([], vectors[:0])]
+    found = pa.Table.from_batches(make_search(load, top_k=5)(iter(batches)))
+    assert len(loads) == 1
+    assert found["idx"].to_pylist() == list(range(1, 121))
+    assert found["neighbours"].to_pylist() == [[i for i, _ in one] for one in lists_of(index.nearest(vectors[:, None], 5))]
+    assert found["neighbours"][3].as_py()[0] == 4  # itself: nothing is nearer
+
+
+def test_exclude_self_goes_by_id_and_keeps_the_twin(world):
+    index, vectors = world
+    (found,) = make_search(lambda: index, top_k=3, exclude_self=True)([batch([21, 51, 500], vectors[[20, 50, 20]])])
+    neighbours = found.column("neighbours").to_pylist()
+    assert neighbours[0][0] == 51
+    assert neighbours[1][0] == 21
+    assert neighbours[2][:2] == [21, 51]  # not in the index itself
+    assert [len(one) for one in neighbours] == [3, 3, 3]
+
+
+def test_vectors_of_another_length_are_refused(world):
+    index, vectors = world
+    with pytest.raises(ValueError, match="2 vectors hold 10 numbers; want 8 each"):
+        list(make_search(lambda: index, top_k=3)([batch([1, 2], vectors[:2, :5])]))
+
+
+def test_minus_one_never_leaks_from_a_short_answer(world):
+    _, vectors = world
+    searcher = faiss.index_factory(8, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    searcher.train(unit(vectors))
+    searcher.add(unit(vectors))
+    index = VectorIndex(searcher, np.arange(1, 121, dtype=np.int32), unit(vectors), True)
+    (found,) = make_search(lambda: index, top_k=100)([batch(np.arange(1, 121), vectors)])
+    lists = found.column("neighbours").to_pylist()
+    assert min(len(one) for one in lists) < 100
+    assert all(min(one) >= 1 for one in lists)
+    assert [len(one) for one in lists] == [len(one) for one in found.column("similarities").to_pylist()]
+
+
+def test_in_spark_the_index_is_opened_by_the_workers(spark, folder, world):
+    index, vectors = world
+    files = index_files(str(folder))["items"]
+    df = spark.createDataFrame([(i + 1, vectors[i].tolist()) for i in range(120)], "idx int, vector array<float>")
+    rows = df.repartition(3).mapInArrow(make_search(files.held, top_k=4), NEIGHBOURS_SCHEMA).orderBy("idx").collect()
+    expected = lists_of(index.nearest(vectors[:, None], 4))
+    assert [list(zip(r.neighbours, r.similarities, strict=True)) for r in rows] == expected
+
+
+def test_search_in_sql(spark, folder, world):
+    index, vectors = world
+    register_search_udf(spark, "nearest_items", str(folder), top_k=3)
+    data = [(1, vectors[0].tolist()), (2, None), (3, vectors[2].tolist())]
+    spark.createDataFrame(data, "idx int, vector array<float>").createOrReplaceTempView("asked")
+    rows = spark.sql("select idx, near.neighbours, near.similarities from (select idx, nearest_items(vector) near from asked) order by idx")
+    found = [(r.idx, r.neighbours, r.similarities) for r in rows.collect()]
+    first, third = lists_of(index.nearest(vectors[[0, 2], None], 3))
+    assert found[0] == (1, [i for i, _ in first], [s for _, s in first])
+    assert found[1] == (2, None, None)
+    assert found[2] == (3, [i for i, _ in third], [s for _, s in third])
+
+
+@pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy"])
+def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, folder, name, monkeypatch):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1  # same size: only the checksum can tell
+    (folder / name).write_bytes(content)
+    monkeypatch.setattr(faiss, "read_index", lambda path: pytest.fail("FAISS opened a damaged file"))
+    with pytest.raises(BadDataError, match="the file is damaged"):
+        index_files(str(folder))["items"].open()
+    with pytest.raises(BadDataError, match="the file is damaged"):
+        register_search_udf(spark, "damaged", str(folder), top_k=3)
+
+
+def test_a_missing_file_and_a_broken_index_json_are_named(folder):
+    (folder / "items_ids.npy").unlink()
+    with pytest.raises(BadDataError, match=r"items_ids.npy.*\n.*the file is missing"):
+        index_files(str(folder))["items"].open()
+    (folder / "index.json").write_text("{")
+    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
+        index_files(str(folder))
+    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
+        index_files(str(folder / "elsewhere"))
+
+
+def test_a_file_of_a_remote_storage_is_copied_once_and_checked(folder, monkeypatch, tmp_path_factory):
+    """A file:// URI opened as if it were remote: the copy is what is read, and it is checked too."""
+    import pyarrow.fs as pafs
+
+    class Remote(pafs.SubTreeFileSystem):
+        pass
+
+    opened = []
+
+    def open_remote(uri):
+        opened.append(uri)
+        path = uri.removeprefix("remote://")
+        return Remote("/", pafs.LocalFileSystem()), path
+
+    monkeypatch.setattr(worker, "open_root", open_remote)
+    size, sha256 = hash_file(pafs.LocalFileSystem(), str(folder / "items.faiss"))
+    first = worker.local_file(f"remote://{folder}/items.faiss", sha256)
+    assert first != str(folder / "items.faiss")
+    assert hash_file(pafs.LocalFileSystem(), first) == (size, sha256)
+    (folder / "items.faiss").unlink()
+    assert worker.local_file(f"remote://{folder}/items.faiss", sha256) == first  # the copy serves again
+    with pytest.raises(BadDataError, match="the file is damaged"):
+        worker.local_file(f"remote://{folder}/items_ids.npy", sha256)
+
+
+def test_one_value_a_kind_is_held():
+    calls = []
+    for key in ("a", "a", "b", "b", "a"):
+        assert worker.once("test", key, lambda key=key: calls.append(key) or key) == key
+    assert calls == ["a", "b", "a"]
