@@ -19,11 +19,13 @@ from spark_jobs import baselines
 from spark_jobs.job import Context, Job, main, spark_schema
 from spark_jobs.oracle import oracle_lists
 
+CHANNELS: Final = "channels"
 MERGED: Final = "merged"
 ORACLE: Final = "oracle"
 MEANS: Final = ("recall", "ndcg_hit", "ndcg_std", "hr")
 Z95: Final = 1.959963984540054  # 97.5 % point of the normal distribution
 VALID_USERS: Final = 2_000  # that choose the parameters of ALS
+BASELINES: Final = {"most_pop": "most_pop", "itemcf": "itemcf_cosine", "als": "als"}  # names in column channel: `itemcf` is a channel too
 
 
 # ---- who is scored, and on what ------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     if counters["users_scored"] == 0:  # split.kind production: published empty, and the report says so
         return {name: _no_rows(context, name) for name in ("metrics_user", "metrics")}
     made = {**_published(tables, units), **_compared(context, tables, units)}
-    channels = [*settings.channels.names, MERGED, *settings.evaluation.baselines, *([ORACLE] if ORACLE in made else [])]
+    channels = [*settings.channels.names, *(name for name in made if name != CHANNELS)]
     tops = (part.select("user_idx", "channel", F.slice("items", 1, max(at)).alias("items")) for part in made.values())
     lists = reduce(DataFrame.unionByName, tops).persist()
     for row in lists.where(F.size("items") > 0).groupBy("channel").count().collect():
@@ -154,7 +156,7 @@ def _published(tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, D
     """user_idx, channel, items of what the run recommends, for the units."""
     own = tables["channel_candidates"].join(F.broadcast(units.select("user_idx")), "user_idx", how="left_semi")
     merged = merged_lists(tables["candidates"], units, tables["user_index"], tables["item_index"])
-    return {"channels": own.select("user_idx", "channel", "items"), MERGED: merged.withColumn("channel", F.lit(MERGED))}
+    return {CHANNELS: own.select("user_idx", "channel", "items"), MERGED: merged.withColumn("channel", F.lit(MERGED))}
 
 
 def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, DataFrame]:
@@ -180,9 +182,10 @@ def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFram
         ORACLE: lambda: oracle_lists(settings, asked, tables["user_index"], tables["item_index"], eligible, num=num),
     }
     made = {}
-    for name in [*settings.evaluation.baselines, *([ORACLE] if settings.source.kind == "synthetic" else [])]:
+    names = {maker: BASELINES[maker] for maker in settings.evaluation.baselines}
+    for maker, name in (names | ({ORACLE: ORACLE} if settings.source.kind == "synthetic" else {})).items():
         start = time.monotonic()
-        made[name] = makers[name]().withColumn("channel", F.lit(name)).persist()
+        made[name] = makers[maker]().withColumn("channel", F.lit(name)).persist()
         made[name].count()
         counters[f"seconds.{name}"] = round(time.monotonic() - start, 3)
     return made
@@ -193,7 +196,7 @@ def _labelled(context: Context, tables: Mapping[str, DataFrame], rows: DataFrame
     settings = context.settings
     trained = tables["candidates"].select("model_id").first()
     assert trained is not None, "candidates is never empty"
-    own = {name: name for name in [*settings.evaluation.baselines, ORACLE]} | {"als": context.counters.get("als_chosen", "als")}
+    own = {name: name for name in [*BASELINES.values(), ORACLE]} | {"als": context.counters.get("als_chosen", "als")}
     names = F.create_map(*(F.lit(word) for pair in own.items() for word in pair))
     return rows.select(
         "*",

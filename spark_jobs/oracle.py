@@ -6,7 +6,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from conf.settings import Settings
-from spark_jobs.sources import synthetic
+from spark_jobs.sources.planted import oracle_top
 
 
 def oracle_lists(
@@ -24,7 +24,7 @@ def oracle_lists(
     def lists(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             exclude = [{key[idx] for idx in seen} for seen in batch.column("seen").to_pylist()]
-            top = synthetic.oracle_top(settings, batch.column("key").to_pylist(), depth, exclude)
+            top = oracle_top(settings, batch.column("key").to_pylist(), depth, exclude)
             found = [[number[name] for name in names if number.get(name) in allowed][:num] for names in top.items]
             yield pa.record_batch([batch.column("user_idx"), pa.array(found, pa.list_(pa.int32()))], names=["user_idx", "items"])
 

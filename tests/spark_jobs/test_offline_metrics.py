@@ -1,13 +1,21 @@
 """Metrics against hand-worked rows and a slow numpy twin."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import log2, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from conf.command import Request
+from spark_jobs import baselines
+from spark_jobs import events as events_job
 from spark_jobs import offline_metrics as om
+from spark_jobs.job import Context, Job, run_job
+from tests.spark_jobs.published_day import candidates
 
 LISTS = "user_idx int, channel string, items array<int>"
 UNITS = "user_idx int, truth array<int>"
@@ -140,3 +148,104 @@ def test_published_keys_lead_back_to_row_numbers_in_both_layouts(spark: SparkSes
     for published in (rows, lists):
         found = om.merged_lists(published, units, users, items).collect()
         assert {row["user_idx"]: row["items"] for row in found} == {1: [3, 1], 3: [2]}
+
+
+# ---- the job, on a published day ------------------------------------------------------------------------------------
+
+
+def rows_of(spark: SparkSession, asked: Request, table: str) -> list[dict[str, Any]]:
+    store = asked.store
+    return [row.asDict() for row in spark.read.parquet(*store.files_of(store.manifest(table, asked.ds, asked.settings))).collect()]
+
+
+def test_the_job_agrees_with_the_twin_on_every_published_list(spark: SparkSession, scored_day: Request) -> None:
+    user_idx, item_idx = ({row["key"]: row["idx"] for row in rows_of(spark, scored_day, f"{side}_index")} for side in ("user", "item"))
+    lists: dict[tuple[int, str], list[int]] = {}
+    for row in rows_of(spark, scored_day, "channel_candidates"):
+        lists[row["user_idx"], row["channel"]] = row["items"]
+    for row in sorted(rows_of(spark, scored_day, "candidates"), key=lambda row: row["rank"]):
+        lists.setdefault((user_idx[row["user_key"]], "merged"), []).append(item_idx[row["item_key"]])
+    truth: dict[int, set[int]] = {}
+    for row in rows_of(spark, scored_day, "events"):
+        if row["split"] == 2:
+            truth.setdefault(row["user_idx"], set()).add(row["item_idx"])
+
+    per_user = rows_of(spark, scored_day, "metrics_user")
+    channels = ["u2i", "i2i", "itemcf", "popular", "merged", "most_pop", "itemcf_cosine", "als"]
+    units = {row["user_idx"] for row in per_user}
+    assert len(units) == 25 < len(truth)
+    assert {(row["user_idx"], row["channel"], row["n"]) for row in per_user} == {
+        (u, c, n) for u in units for c in channels for n in (3, 10)
+    }
+    for row in per_user:
+        if row["channel"] in (*channels[:5],):
+            want = twin(lists.get((row["user_idx"], row["channel"]), []), sorted(truth[row["user_idx"]]), row["n"])
+            assert {name: row[name] for name in want} == pytest.approx(want, abs=1e-9)
+
+    eligible = {row["idx"] for row in rows_of(spark, scored_day, "item_feat") if row["eligible"]}
+    for row in rows_of(spark, scored_day, "metrics"):
+        own = [r for r in per_user if (r["channel"], r["n"]) == (row["channel"], row["n"])]
+        if row["metric"] != "coverage":
+            assert row["value"] == pytest.approx(np.mean([r[row["metric"]] for r in own]), abs=1e-9)
+            assert row["ci_lo"] < row["value"] < row["ci_hi"] or row["ci_lo"] == row["value"] == row["ci_hi"]
+        elif row["channel"] in channels[:5]:
+            union = set().union(*(lists.get((u, row["channel"]), [])[: row["n"]] for u in units))
+            assert row["value"] == len(union) / len(eligible)
+        assert row["n_users"] == 25
+        assert row["model"].split("(")[0] == (row["channel"] if row["channel"] in channels[5:] else "dssm-0123")
+
+
+def test_the_job_counts_who_was_scored_and_how_als_was_chosen(scored_day: Request) -> None:
+    counters = scored_day.store.manifest("metrics", scored_day.ds, scored_day.settings).counters
+    assert counters["users_scored"] == 25 < counters["users_with_truth"]
+    assert counters["users_with_list.i2i"] < counters["users_with_list.u2i"] == 25
+    tried = counters["als_valid_recall"]
+    assert set(tried) == {"als(rank=4,reg=0.05,alpha=1)", "als(rank=4,reg=0.05,alpha=10)"}
+    assert counters["als_chosen"] == max(tried, key=tried.get)
+    assert {name for name in counters if name.startswith("seconds.")} == {"seconds.most_pop", "seconds.itemcf_cosine", "seconds.als"}
+
+
+def test_baselines_never_recommend_what_was_seen_or_is_not_eligible(spark: SparkSession, scored_day: Request) -> None:
+    tables = {name: spark.read.parquet(*scored_day.store.files_of(scored_day.store.manifest(name, scored_day.ds, scored_day.settings)))
+              for name in ("events", "user_state", "item_feat")}  # fmt: skip
+    users, eligible = tables["user_state"], tables["item_feat"].where("eligible").select("idx")
+    asked, counts = baselines.queries(users, users, seen="train_and_history", history=5), baselines.train_counts(tables["events"])
+    factors = baselines.train_als(counts, rank=4, reg=0.05, alpha=1.0, iterations=2, seed=1)
+    seen = {row["user_idx"]: set(row["items"]) for row in users.collect()}
+    allowed = {row["idx"] for row in eligible.collect()}
+    for made in (
+        baselines.most_pop(counts, asked, eligible, num=10),
+        baselines.itemcf(counts, asked, eligible, num=10),
+        baselines.als_lists(factors, asked, eligible, num=10),
+    ):
+        for row in made.collect():
+            assert len(row["items"]) == len(set(row["items"])) <= 10
+            assert set(row["items"]) <= allowed - seen[row["user_idx"]]
+
+
+def test_nothing_held_out_publishes_empty_tables_and_says_so(spark: SparkSession, copy_of_day: Callable[..., Request]) -> None:
+    asked = copy_of_day()
+
+    def all_train(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+        made = events_job.JOB.transform(context, tables)["events"]
+        return {"events": made.df.withColumn("split", F.lit(0).cast("tinyint")), "user_state": spark.read.parquet(*state)}
+
+    state = asked.store.files_of(asked.store.manifest("user_state", asked.ds, asked.settings))
+    run_job(Job("events", all_train), spark, replace(asked, force=True))
+    result = run_job(om.JOB, spark, asked)
+    assert dict(result.rows) == {"metrics_user": 0, "metrics": 0}
+    manifest = asked.store.manifest("metrics", asked.ds, asked.settings)
+    assert (manifest.counters["users_with_truth"], manifest.counters["users_scored"]) == (0, 0)
+
+
+def test_the_lists_layout_gives_the_same_numbers(spark: SparkSession, scored_day: Request, copy_of_day: Callable[..., Request]) -> None:
+    asked = copy_of_day(merge={"layout": "lists"}, evaluation={"baselines": []})
+    run_job(Job("candidates", candidates), spark, asked)
+    run_job(om.JOB, spark, asked)
+
+    def merged(day: Request) -> dict[tuple[str, int], float]:
+        rows = rows_of(spark, day, "metrics")
+        return {(row["metric"], row["n"]): pytest.approx(row["value"]) for row in rows if row["channel"] == "merged"}
+
+    assert merged(asked) == merged(scored_day)
+    assert {row["channel"] for row in rows_of(spark, asked, "metrics")} == {"u2i", "i2i", "itemcf", "popular", "merged"}

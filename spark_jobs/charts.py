@@ -1,0 +1,154 @@
+"""Small pictures as inline SVG. They carry classes only: colours, fonts and dark mode come from the page's style sheet.
+
+Bars have widths in percent, so that they fit any page; line charts scale as a whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, isfinite, log10
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 560, 300
+LEFT, TOP, BOTTOM = 56, 34, 40
+LINE_HEIGHT = 18  # between labels at the ends of lines
+LETTER = 8.5  # width of a label's letter, at most
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart. kind: CSS class. points: finite, x ascending. best: the x of a point to mark, None = none."""
+
+    label: str
+    kind: str
+    points: Sequence[Point]
+    best: float | None = None
+
+
+# ---- scales --------------------------------------------------------------------------------------------------------
+
+
+def step_of(span: float, most: int = 5) -> float:
+    """The smallest of 1, 2, 2.5 or 5 times a power of ten of which at most `most` fit into the span (> 0)."""
+    power = 10.0 ** floor(log10(span / most))
+    return float(next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= most * (1 + 1e-9)))
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from at or below `low` to at or above `high`; two at least."""
+    if not high > low:
+        low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+    step = step_of(high - low, most)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(step * n, 12) for n in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick label: as many digits as it needs, thousands as k."""
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+
+
+# ---- bars ----------------------------------------------------------------------------------------------------------
+
+
+def bar(
+    value: float, limit: float, *, kind: str, label: str, low: float | None = None, high: float | None = None, grid: bool = True
+) -> str:
+    """One horizontal bar on a scale from 0 to `limit` (> 0), with the interval low..high as a whisker if both are given.
+
+    kind: CSS class. label: what a screen reader says. grid: lines at the round numbers that `scale` names.
+    """
+    marks = [_percent(mark, limit) for mark in ticks(0, limit)[1:-1]] if grid else []
+    parts = [f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="28"/>' for x in marks]
+    parts.append(f'<rect class="bar {kind}" x="0" y="6" width="{_percent(value, limit)}" height="16" rx="2"/>')
+    if low is not None and high is not None and isfinite(low) and isfinite(high):
+        a, b = _percent(low, limit), _percent(high, limit)
+        parts.append(f'<line class="whisker" x1="{a}" x2="{b}" y1="14" y2="14"/>')
+        parts += [f'<line class="whisker" x1="{x}" x2="{x}" y1="10" y2="18"/>' for x in (a, b)]
+    return f'<svg class="row" width="100%" height="28" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def scale(limit: float, *, as_percent: bool) -> str:
+    """The axis below a column of bars: the round numbers of 0..limit."""
+    marks = ticks(0, limit)
+    parts = []
+    for n, mark in enumerate(marks):
+        minor = " minor" if n % 2 else ""  # left out on narrow pages
+        anchor = "start" if mark == marks[0] else "end" if mark == marks[-1] else "middle"
+        text = f"{mark * 100:g} %" if as_percent else number(mark)
+        parts.append(f'<text class="tick{minor}" x="{_percent(mark, limit)}" y="14" text-anchor="{anchor}">{text}</text>')
+    return f'<svg class="row" width="100%" height="20" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def _percent(value: float, limit: float) -> str:
+    return f"{100 * min(max(value / limit, 0), 1):.2f}%"
+
+
+# ---- lines ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where a value stands in the picture. x, y: the values at both ends of the axes. right: the x where the plot ends."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    right: float
+
+    def across(self, value: float) -> float:
+        return LEFT + (value - self.x[0]) / ((self.x[1] - self.x[0]) or 1) * (self.right - LEFT)
+
+    def up(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (value - self.y[0]) / ((self.y[1] - self.y[0]) or 1) * (HEIGHT - TOP - BOTTOM)
+
+
+def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str, as_percent: bool = False) -> str:
+    """A line chart with every line named at its end; "" if no line has a point."""
+    series = [line for line in series if line.points]
+    if not series:
+        return ""
+    xs, ys = ([point[axis] for line in series for point in line.points] for axis in (0, 1))
+    up = ticks(min(ys), max(ys))
+    names = max(len(line.label) for line in series) if len(series) > 1 else 0
+    frame = _Frame((min(xs), max(xs)), (up[0], up[-1]), right=WIDTH - 16 - min(LETTER * names, WIDTH / 3))
+    # a tick for each round number inside the data only: the lines use the full width
+    across = [mark for mark in ticks(*frame.x, most=6) if frame.x[0] <= mark <= frame.x[1]]
+    parts = [_tick_up(mark, frame, as_percent) for mark in up] + [_tick_across(mark, frame) for mark in across]
+    parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
+    parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
+    parts += [_line(line, frame) for line in series] + _end_labels(series, frame)
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def _tick_up(mark: float, frame: _Frame, as_percent: bool) -> str:
+    y, text = frame.up(mark), f"{mark * 100:g} %" if as_percent else number(mark)
+    line = f'<line class="grid" x1="{LEFT}" x2="{frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+
+
+def _tick_across(mark: float, frame: _Frame) -> str:
+    x = frame.across(mark)
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(mark)}</text>'
+
+
+def _line(line: Line, frame: _Frame) -> str:
+    places = [(frame.across(x), frame.up(y)) for x, y in line.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts = [f'<polyline class="line {line.kind}" points="{path}"/>']
+    if len(places) == 1 or line.best is not None:
+        marked = [place for place, (x, _) in zip(places, line.points, strict=True) if line.best in (x, None)]
+        parts += [f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>' for x, y in marked]
+    return "".join(parts)
+
+
+def _end_labels(series: Sequence[Line], frame: _Frame) -> list[str]:
+    """The names at the right ends, moved apart where they would overlap, and kept inside the picture."""
+    wanted = sorted(((frame.up(line.points[-1][1]), line) for line in series), key=lambda pair: pair[0]) if len(series) > 1 else []
+    parts: list[str] = []
+    floor_y = HEIGHT - BOTTOM - LINE_HEIGHT * (len(wanted) - 1)
+    y = float(TOP) - LINE_HEIGHT
+    for n, (at, line) in enumerate(wanted):
+        y = max(y + LINE_HEIGHT, min(at, floor_y + LINE_HEIGHT * n))
+        parts.append(f'<text class="name {line.kind}" x="{frame.right + 8:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>')
+    return parts

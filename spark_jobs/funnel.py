@@ -1,0 +1,79 @@
+"""The data funnel: how many rows each stage kept, and what it left out and why, from the counters in the manifests."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from conf.storage import Manifest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bar.
+
+    rows: a counter of the table's manifest, "" = the rows of the table. notes: counter -> what it counts, shown if not 0; a counter
+    {reason: rows} makes one note a reason.
+    """
+
+    label: str
+    table: str
+    rows: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+STEPS: Final = (
+    Step("raw rows", "clicks", "raw_rows", notes={"rejected": "refused", "dropped": "left out"}),
+    Step("clicks", "clicks", notes={"duplicates": "duplicates left out", "inactive": "left out: users or items with too few clicks"}),
+    Step(
+        "events",
+        "events",
+        notes={
+            "clicks_beyond_max_user_clicks": "clicks left out: beyond the most recent that are kept of one user",
+            "train_events": "for training",
+            "valid_events": "held out to choose the model (valid)",
+            "test_events": "held out to score the lists (test)",
+            "context_events": "only the history of held-out users",
+            "cut_in_tie_users": "users are cut between clicks of equal time",
+        },
+    ),
+    Step(
+        "sessions",
+        "sessions",
+        notes={
+            "singleton_sessions": "hold a single click: nothing met in them",
+            "sessions_cut_by_the_split": "would have gone on in held-out clicks",
+        },
+    ),
+    Step(
+        "co-occurring pairs",
+        "cooc",
+        "pairs",
+        notes={
+            "sessions_chunked": "long sessions were cut into chunks",
+            "pairs_lost_by_chunking": "pairs lost between chunks",
+            "pairs_below_min_count": "pairs left out: met too rarely",
+            "rows_beyond_top": "neighbours left out: beyond the strongest of an item",
+        },
+    ),
+    Step("training samples", "samples", "train_samples", notes={"train_events_only_history": "train events serve as history only"}),
+    Step("validation samples", "samples", "valid_samples"),
+)
+
+
+def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """The steps whose number is known, each {label, rows, notes: [{what, rows}]}."""
+    found = []
+    for step in STEPS:
+        manifest = manifests[step.table]
+        rows = manifest.counters.get(step.rows) if step.rows else manifest.rows
+        if rows is not None:
+            found.append({"label": step.label, "rows": int(rows), "notes": list(_notes(step, manifest.counters))})
+    return found
+
+
+def _notes(step: Step, counters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, what in step.notes.items():
+        value = counters.get(name, 0)
+        for text, rows in ((f"{what}: {reason}", rows) for reason, rows in value.items()) if isinstance(value, dict) else [(what, value)]:
+            if rows:
+                yield {"what": text, "rows": int(rows)}

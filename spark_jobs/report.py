@@ -1,0 +1,263 @@
+"""One self-contained page about a day's run: the verdict, metrics against baselines, the data funnel, training, retrieval, timings.
+
+Every number on the page stands in report.json too, and every metric is a cell of table `metrics`.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any, Final
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from pyspark.sql import DataFrame
+
+from conf.files import storage_faults
+from conf.storage import Store, now
+from spark_jobs import charts
+from spark_jobs.funnel import funnel
+from spark_jobs.job import Artefact, Context, Job, main
+from spark_jobs.showcase import overlap, sample_users
+from spark_jobs.training_curves import training
+
+OVERLAP_USERS: Final = 2_000
+# what two runs that made the same tables have in common: no times, no run ids
+STABLE: Final = ("verdict", "at", "channels", "funnel", "overlap", "users")
+
+# channel as in table metrics: (name on the page, what it is)
+NAMES: Final[Mapping[str, tuple[str, str]]] = {
+    "merged": ("Merged", "all channels by reciprocal rank fusion: what is published"),
+    "u2i": ("U2I", "items nearest to the user's vector"),
+    "u2u2i": ("U2U2I", "what the most similar users clicked"),
+    "i2i": ("I2I", "items most similar to each item of the history"),
+    "itemcf": ("ItemCF, sessions", "items that met the history's items in a session"),
+    "popular": ("Popular", "most clicked items: the fallback for users without history"),
+    "most_pop": ("MostPop", "baseline: most clicked items"),
+    "itemcf_cosine": ("ItemCF, cosine", "baseline: item-item cosine over users' whole histories"),
+    "als": ("ALS", "baseline: Spark MLlib matrix factorisation, tuned on valid"),
+    "oracle": ("Oracle", "knows the planted tastes of the generated data: the ceiling"),
+}
+BASELINES: Final = ("most_pop", "itemcf_cosine", "als")
+METRICS: Final[Mapping[str, tuple[str, str]]] = {
+    "recall": ("Recall", "share of a user's held-out items that are in the first N, mean over users"),
+    "ndcg_std": ("NDCG", "the same weighted by rank; 1 = every held-out item at the top"),
+    "ndcg_hit": ("NDCG of hits", "normalised by the hits found rather than by all held-out items"),
+    "hr": ("Hit rate", "share of users with a held-out item in the first N"),
+    "coverage": ("Coverage", "share of the eligible items that stand in anybody's first N"),
+}
+
+Cells = Mapping[tuple[str, str, int], Mapping[str, Any]]
+
+
+def kind_of(channel: str) -> str:
+    """CSS class of a channel: merged, channel, baseline or oracle."""
+    if channel in ("merged", "oracle"):
+        return channel
+    return "baseline" if channel in BASELINES else "channel"
+
+
+# ---- the verdict ---------------------------------------------------------------------------------------------------
+
+
+def verdict(cells: Cells, n: int, *, users: int, fallbacks: int = 0) -> dict[str, list[Any]]:
+    """headline and lines, each a list of strings and of references to cells, which the page shows as numbers.
+
+    A reference is {channel, metric, n} or, for a quotient of two channels, {of, channel, metric, n}.
+    """
+    if ("merged", "recall", n) not in cells:
+        head = [f"Candidates for {count(users)} users are published; no click was held out, so nothing is scored."]
+        return {"headline": head, "lines": [["Set split.kind to last_k or temporal to hold out clicks and score the channels on them."]]}
+
+    def recall(channel: str, of: str | None = None) -> dict[str, Any]:
+        return {"channel": channel, "metric": "recall", "n": n} | ({"of": of} if of else {})
+
+    value = {c: cell["value"] for (c, metric, at), cell in cells.items() if metric == "recall" and at == n}
+    lines: list[list[Any]] = []
+    if value.get("oracle") and "u2i" in value:
+        lines.append(["U2I alone finds ", recall("u2i"), ": ", recall("u2i", "oracle"), " of what an oracle that knows the tastes could."])
+    elif "u2i" in value:
+        lines.append(["U2I alone finds ", recall("u2i"), "."])
+    found = [c for c in BASELINES if c in value]
+    if found:
+        listed = [part for c in found for part in (f"{NAMES[c][0]} ", recall(c), ", ")][:-1]
+        lines.append(["For comparison: ", *listed, f". {_against(cells, found, n)}"])
+    return {"headline": [f"In {n} candidates, the merged list finds ", recall("merged"), " of a user's held-out clicks."], "lines": lines}
+
+
+def _against(cells: Cells, baselines: Sequence[str], n: int) -> str:
+    """How the merged list stands against the best baseline, by their intervals."""
+    best = max(baselines, key=lambda c: cells[c, "recall", n]["value"])
+    ours, theirs, name = cells["merged", "recall", n], cells[best, "recall", n], NAMES[best][0]
+    if ours["ci_lo"] is None or theirs["ci_lo"] is None:
+        return ""
+    if ours["ci_lo"] > theirs["ci_hi"]:
+        return "The merged list beats them all." if len(baselines) > 1 else "The merged list beats it."
+    return f"{name} is better than the merged list." if theirs["ci_lo"] > ours["ci_hi"] else f"The merged list and {name} are level."
+
+
+# ---- the document --------------------------------------------------------------------------------------------------
+
+
+def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any]:
+    """Everything the page shows, as JSON: what report.json holds."""
+    settings, manifests = context.settings, context.manifests
+    rows = [row.asDict() for row in tables["metrics"].collect()]
+    cells = index_cells(rows)
+    at = settings.evaluation.at
+    made = manifests["candidates"].counters
+    users = int(made.get("candidates", made).get("users", manifests["user_index"].rows))
+    title_field = settings.report.title_field or ("title" if any(f.name == "title" for f in context.registry.item_text) else None)
+    present = {row["channel"] for row in rows}
+    status = context.store.read_status(context.run_id) or {}
+    return {
+        "run": {"ds": context.ds, "variant": context.store.variant, "run_id": context.run_id, "made_at": now()},
+        "verdict": verdict(cells, max(at), users=users),
+        "facts": dict(_facts(context, users)),
+        "users_served": users,
+        "at": at,
+        "channels": [c for c in ("merged", *settings.channels.names, *BASELINES, "oracle") if c in present],
+        "metrics": sorted(rows, key=lambda row: (row["channel"], row["metric"], row["n"])),
+        "scored": _scored(context),
+        "funnel": funnel(manifests),
+        "training": training(read_lines(context, "model", "metrics.jsonl")),
+        "index": json.loads(read_text(context, "index", "index.json")),
+        "overlap": overlap(
+            tables["channel_candidates"], tables["user_state"], channels=settings.channels.names, n=max(at), max_users=OVERLAP_USERS
+        ),
+        "users": sample_users(tables, context.registry, num=settings.report.sample_users, title_field=title_field),
+        "stages": [stage for stage in status.get("stages", []) if "seconds" in stage],
+        "versions": {k: v for manifest in manifests.values() for k, v in manifest.versions.items()},
+    }
+
+
+def index_cells(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], Mapping[str, Any]]:
+    """Rows of table metrics by (channel, metric, n); slices other than 'all' are left out."""
+    return {(row["channel"], row["metric"], row["n"]): row for row in rows if row["slice"] == "all"}
+
+
+def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
+    """What was run, as (name, text), in the order of the page."""
+    s, facts, manifests = context.settings, context.facts, context.manifests
+    yield "Data", s.source.kind + ("" if facts.get("has_clock", True) else ", order of clicks only")
+    held_out = f": a user's last {s.split.k} clicks are test, the {s.split.k} before them valid" if s.split.kind == "last_k" else ""
+    yield "Split", s.split.kind + held_out
+    yield "Sessions", str(facts.get("session_kind", s.session.kind))
+    yield "Users, items", f"{count(manifests['user_index'].rows)}, {count(manifests['item_index'].rows)}"
+    yield "Model", f"{s.model.encoder}, {s.model.dim} dimensions, {s.model.history} clicks of history"
+    losses = [f"{s.base.weight:g} × {s.base.loss}"]
+    if s.objectives.mic:
+        mic = s.objectives.mic
+        losses.append(f"{mic.weight:g} × MIC (user-item {mic.uv:g}, user-user {mic.uu:g}, item-item {mic.vv:g})")
+    yield "Loss", " + ".join(losses)
+    workers = f"{s.trainer.workers} Horovod workers" if s.trainer.launcher == "horovod" else "one process"
+    yield "Trained by", f"{workers}, batches of {count(s.trainer.batch)} from {s.trainer.batches}"
+    yield "Published", f"{count(users)} users, at most {s.merge.top} candidates each, layout {s.merge.layout}"
+    for name in ("candidates", "model"):
+        yield f"Run of {name}", manifests[name].run_id
+
+
+def _scored(context: Context) -> dict[str, Any]:
+    """Whom the metrics are about and what the baselines took, from the counters of offline_metrics."""
+    counters = context.manifests["metrics"].counters
+    return {
+        "users": counters.get("users_scored", 0),
+        "users_with_truth": counters.get("users_with_truth", 0),
+        "with_list": _under("users_with_list.", counters),
+        "seconds": _under("seconds.", counters),
+        "als_chosen": counters.get("als_chosen"),
+        "als_valid_recall": counters.get("als_valid_recall", {}),
+    }
+
+
+def _under(prefix: str, counters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in counters.items() if name.startswith(prefix)}
+
+
+def read_text(context: Context, artefact: str, name: str) -> str:
+    """A file of an input artefact."""
+    store = context.store
+    with store.fs.open_input_stream(f"{store.folder_of(context.manifests[artefact])}/{name}") as stream:
+        return str(stream.read().decode())
+
+
+def read_lines(context: Context, artefact: str, name: str) -> list[dict[str, Any]]:
+    """A JSON lines file of an input artefact."""
+    return [json.loads(line) for line in read_text(context, artefact, name).splitlines() if line.strip()]
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def percent(value: float | None) -> str:
+    """A share as text: 12.3 %, or 0.12 % where one digit would say little."""
+    if value is None:
+        return "–"
+    if value in (0, 1):
+        return f"{100 * value:.0f} %"
+    return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2g} %"
+
+
+def count(value: float | None) -> str:
+    """A whole number as text, digits in groups of three."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as text: 0.8 s, 42 s, 3 min 05 s."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The document as one HTML page that needs no network and runs no script."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, count=count, duration=duration)
+    environment.globals.update(kind_of=kind_of, NAMES=NAMES, METRICS=METRICS, lines_of=lines_of, round_up=round_up)
+    environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines")})
+    template = resources.files("spark_jobs").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(cells=index_cells(content["metrics"]), **content)
+
+
+def round_up(value: float) -> float:
+    """The end of an axis from 0 that holds the value."""
+    return charts.ticks(0, value)[-1]
+
+
+def lines_of(curves: Sequence[Mapping[str, Any]]) -> list[charts.Line]:
+    """Curves of the document as lines, told apart by their place."""
+    kinds = ("first", "second", "third", "fourth", "fifth")
+    return [charts.Line(c["label"], kinds[min(n, 4)], [(x, y) for x, y in c["points"]], c["best"]) for n, c in enumerate(curves)]
+
+
+def _drawn(chart: Callable[..., str]) -> Callable[..., Markup]:
+    """The chart as markup; charts escape every text themselves."""
+    return lambda *args, **kwargs: Markup(chart(*args, **kwargs))
+
+
+def write(store: Store, folder: str, content: Mapping[str, Any]) -> Artefact:
+    """Write report.html and report.json into the run folder."""
+    with storage_faults(folder):
+        for name, text in (("report.html", render(content)), ("report.json", json.dumps(content, indent=1, ensure_ascii=False))):
+            with store.fs.open_output_stream(f"{folder}/{name}") as stream:
+                stream.write(text.encode())
+    rows = [{name: value for name, value in row.items() if name != "run_id"} for row in content["metrics"]]
+    stable = json.dumps([rows, *(content[name] for name in STABLE)], sort_keys=True)
+    identity = hashlib.sha256(stable.encode()).hexdigest()[:16]
+    return Artefact(names=("report.html", "report.json"), rows=len(content["metrics"]), identity=identity)
+
+
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Artefact]:
+    """Gather what the page shows, write it as HTML and JSON."""
+    return {"report": write(context.store, context.folder("report"), document(context, tables))}
+
+
+JOB = Job("report", transform, "Write the HTML report of the day.")
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,66 @@
+"""Scales with round numbers, and pictures that parse."""
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from spark_jobs import charts
+from spark_jobs.charts import Line
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "want"),
+    [
+        (0, 0.341, [0, 0.1, 0.2, 0.3, 0.4]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.205, 0.264, [0.2, 0.22, 0.24, 0.26, 0.28]),
+        (0, 12_345, [0, 2_500, 5_000, 7_500, 10_000, 12_500]),
+        (-0.3, 1.2, [-0.5, 0, 0.5, 1, 1.5]),
+    ],
+)
+def test_ticks_are_round_and_hold_the_data(low: float, high: float, want: list[float]) -> None:
+    assert charts.ticks(low, high) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -2.0])
+def test_ticks_of_a_single_value_still_span_something(value: float) -> None:
+    found = charts.ticks(value, value)
+    assert found[0] < value < found[-1]
+
+
+def test_a_bar_is_as_long_as_its_share_of_the_scale() -> None:
+    drawn = charts.bar(0.3, 0.4, kind="merged", label="Merged <30 %>", low=0.25, high=0.5)
+    picture = ElementTree.fromstring(drawn)
+    bar = next(part for part in picture if part.get("class") == "bar merged")
+    assert bar.get("width") == "75.00%"
+    whisker = next(part for part in picture if part.get("class") == "whisker")
+    assert (whisker.get("x1"), whisker.get("x2")) == ("62.50%", "100.00%")  # cut at the end of the scale
+    assert picture.get("aria-label") == "Merged <30 %>"
+    assert "whisker" not in charts.bar(0.3, 0.4, kind="merged", label="", low=None, high=None)
+    assert charts.bar(-1, 0.4, kind="a", label="").count('width="0.00%"') == 1
+
+
+def test_lines_stay_inside_the_picture_and_labels_apart() -> None:
+    lines = [Line(f"part {n}", "first", [(0, 5), (10, 0.01 * n)]) for n in range(6)]
+    picture = ElementTree.fromstring(charts.lines(lines, x_label="step", y_label="loss", label="losses"))
+    for line in picture.findall("polyline"):
+        for x, y in (map(float, pair.split(",")) for pair in (line.get("points") or "").split()):
+            assert charts.LEFT <= x <= charts.WIDTH
+            assert charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
+    labels = [float(text.get("y") or 0) for text in picture.findall("text") if (text.get("class") or "").startswith("name")]
+    assert len(labels) == 6
+    assert min(b - a for a, b in pairwise(labels)) >= charts.LINE_HEIGHT - 0.2
+    assert max(labels) <= charts.HEIGHT - charts.BOTTOM + 5
+
+
+def test_a_line_marks_its_best_point_and_an_empty_chart_is_nothing() -> None:
+    drawn = charts.lines(
+        [Line("recall@50", "first", [(1, 0.2), (2, 0.3), (3, 0.25)], best=2)], x_label="", y_label="", label="", as_percent=True
+    )
+    assert len(re.findall("<circle", drawn)) == 1
+    assert "24 %" in drawn
+    assert "recall@50" not in drawn  # a single line needs no name beside it
+    assert charts.lines([Line("a", "first", [])], x_label="", y_label="", label="") == ""
+    assert "<circle" in charts.lines([Line("a", "first", [(1, 0.5)])], x_label="", y_label="", label="")  # one epoch: a dot

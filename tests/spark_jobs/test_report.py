@@ -1,0 +1,275 @@
+"""The report: each number on the page equals its table cell, whatever is missing, and the page stands alone."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.command import Request, RunStatus
+from conf.storage import Manifest
+from spark_jobs import report
+from spark_jobs.funnel import funnel
+from spark_jobs.job import run_job
+from spark_jobs.showcase import overlap
+from spark_jobs.training_curves import MAX_POINTS, training
+from tests.spark_jobs.published_day import HOSTILE, training_log
+
+VOID = ("meta", "br", "line", "rect", "circle", "polyline", "img", "link", "input", "hr")
+
+
+class Page(HTMLParser):
+    """Every element that carries data-* attributes, with its text; and every tag with its attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[dict[str, str], str]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[tuple[dict[str, str], int]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(({k.removeprefix("data-"): v or "" for k, v in attrs if k.startswith("data-")}, len(self.text)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            data, start = self._open.pop()
+            if data:
+                self.found.append((data, self.text[start:].strip()))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def having(self, *names: str) -> list[tuple[dict[str, str], str]]:
+        return [(data, text) for data, text in self.found if all(name in data for name in names)]
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.28149, "28.1 %"), (1.0, "100 %"), (0.0, "0 %"), (0.00781, "0.78 %"), (0.0000123, "0.0012 %"), (None, "–")]
+)
+def test_shares_read_as_percent(value: float | None, text: str) -> None:
+    assert report.percent(value) == text
+
+
+def test_counts_and_durations_read_well() -> None:
+    assert [report.count(n) for n in (0, 999, 1234567, None)] == ["0", "999", "1\u202f234\u202f567", "–"]
+    assert [report.duration(s) for s in (0.84, 9.96, 42.4, 185, None)] == ["0.8 s", "10.0 s", "42 s", "3 min 05 s", "–"]
+
+
+def cells_of(values: dict[str, float], half: float = 0.01) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {(c, "recall", 50): {"value": v, "ci_lo": v - half, "ci_hi": v + half} for c, v in values.items()}
+
+
+def said(verdict: dict[str, list[Any]]) -> str:
+    """The verdict as text, references as [channel] or [channel/of]."""
+
+    def part(p: Any) -> str:
+        return p if isinstance(p, str) else f"[{p['channel']}/{p['of']}]" if "of" in p else f"[{p['channel']}]"
+
+    return " | ".join("".join(map(part, line)) for line in [verdict["headline"], *verdict["lines"]])
+
+
+@pytest.mark.parametrize(
+    ("als", "words"),
+    [(0.2, "The merged list beats them all."), (0.3, "The merged list and ALS are level."), (0.4, "ALS is better than the merged list.")],
+)
+def test_the_verdict_is_honest_about_baselines(als: float, words: str) -> None:
+    cells = cells_of({"merged": 0.3, "u2i": 0.25, "most_pop": 0.1, "als": als, "oracle": 0.35})
+    assert said(report.verdict(cells, 50, users=7)) == (
+        "In 50 candidates, the merged list finds [merged] of a user's held-out clicks."
+        " | U2I alone finds [u2i]: [u2i/oracle] of what an oracle that knows the tastes could."
+        f" | For comparison: MostPop [most_pop], ALS [als]. {words}"
+    )
+
+
+def test_the_verdict_without_oracle_baselines_or_metrics() -> None:
+    assert said(report.verdict(cells_of({"merged": 0.3, "u2i": 0.25}), 50, users=7)).endswith(" | U2I alone finds [u2i].")
+    assert said(report.verdict({}, 50, users=1200)).startswith("Candidates for 1\u202f200 users are published; no click was held out")
+
+
+def manifest(table: str, rows: int, **counters: Any) -> Manifest:
+    return Manifest(table, "job", "main", "2026-01-06", "r1", rows, "0:0", (), "0", counters=counters)
+
+
+def test_the_funnel_tells_what_was_left_out_and_skips_what_is_not_known() -> None:
+    manifests = {name: manifest(name, 10) for name in ("clicks", "events", "sessions", "cooc", "samples")}
+    counters = {"raw_rows": 14, "rejected": {"no user": 1}, "dropped": {"after ds": 2}, "duplicates": 1, "inactive": 0}
+    manifests["clicks"] = manifest("clicks", 10, **counters)
+    steps = {step["label"]: step for step in funnel(manifests)}
+    assert list(steps) == ["raw rows", "clicks", "events", "sessions"]  # no counters of pairs and samples
+    assert steps["raw rows"]["notes"] == [{"what": "refused: no user", "rows": 1}, {"what": "left out: after ds", "rows": 2}]
+    assert [note["rows"] for note in steps["clicks"]["notes"]] == [1]  # zeros are not shown
+
+
+def test_training_curves_come_from_the_lines_of_the_trainer() -> None:
+    found = training(training_log())
+    assert [curve["label"] for curve in found["losses"]] == ["loss", "mic.uv"]
+    assert found["losses"][0]["points"] == [[50, 2.5], [100, 2.0], [120, 1.75]]
+    assert found["valid"] == [{"label": "recall@50", "points": [[1, 0.2], [2, 0.3], [3, 0.3]], "best": 2}]  # the first of equals
+    assert (found["metric"], found["epochs"], found["best_epoch"], found["best"]) == ("recall@50", 3, 2, 0.3)
+    long = [{"kind": "step", "epoch": 0, "step": n, "loss": 1.0} for n in range(1, 1001)]
+    points = training(long)["losses"][0]["points"]
+    assert len(points) <= MAX_POINTS + 1
+    assert points[-1][0] == 1000
+    assert training([])["losses"] == training([])["valid"] == []
+
+
+def test_overlap_is_the_share_of_the_rows_items(spark: SparkSession) -> None:
+    state = spark.createDataFrame([(1, [9]), (2, [9]), (3, [])], "user_idx int, items array<int>")
+    rows = [(1, "a", [1, 2, 3]), (1, "b", [2, 4]), (2, "a", [5, 6]), (3, "a", [1]), (3, "b", [1])]
+    lists = spark.createDataFrame(rows, "user_idx int, channel string, items array<int>")
+    found = overlap(lists, state, channels=["a", "b", "c"], n=2, max_users=10)
+    assert found["users"] == 2  # user 3 has no history
+    # first two of a: {1, 2}, {5, 6}; of b: {2, 4}; c has nothing
+    assert found["share"] == [[1, 1 / 4, 0], [1 / 2, 1, 0], [None, None, None]]
+
+
+# ---- the job, on a published day -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reported(spark: SparkSession, scored_day: Request) -> Request:
+    """The scored day with its report, made inside a run that has a status file."""
+    with RunStatus(scored_day, "run") as status:
+        status.stage("ingest", "ok", 12.5, rows={"clicks": 5})
+        status.annotate(peak_rss_mb=2048)
+        status.stage("train", "skipped", 0.2)
+        run_job(report.JOB, spark, scored_day, status)
+    return scored_day
+
+
+def files_of(asked: Request) -> tuple[str, dict[str, Any]]:
+    folder = Path(asked.store.folder_of(asked.store.manifest("report", asked.ds, asked.settings)))
+    return (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
+
+
+def table(spark: SparkSession, asked: Request, name: str) -> DataFrame:
+    return spark.read.parquet(*asked.store.files_of(asked.store.manifest(name, asked.ds, asked.settings)))
+
+
+def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, reported: Request) -> None:
+    html, content = files_of(reported)
+    page = Page(html)
+    rows = {(r["channel"], r["metric"], r["n"]): r for r in table(spark, reported, "metrics").collect()}
+    shown = page.having("metric", "channel")
+    for data, text in shown:
+        cell = rows[data["channel"], data["metric"], int(data["n"])]
+        assert float(data["value"]) == cell["value"]
+        assert text == report.percent(cell["value"])
+    assert {(d["channel"], d["metric"], int(d["n"])) for d, _ in shown} == set(rows)  # and no cell is left out
+    for data, text in page.having("half"):
+        cell = rows[data["half"], "recall", int(data["n"])]
+        assert text == f"±{50 * (cell['ci_hi'] - cell['ci_lo']):.1f}"
+    for data, text in page.having("overlap"):
+        a, b = (content["overlap"]["channels"].index(c) for c in data["overlap"].split("/"))
+        assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], report.percent(content["overlap"]["share"][a][b]))
+    assert len(page.having("overlap")) == 4 * 3
+    assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
+    assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
+    assert {d["stage"]: text for d, text in page.having("stage")} == {"ingest": "12 s 2.0 GB", "train": "skipped"}
+
+
+def test_the_json_holds_what_the_tables_hold(spark: SparkSession, reported: Request) -> None:
+    _, content = files_of(reported)
+    rows = [row.asDict() for row in table(spark, reported, "metrics").collect()]
+    assert sorted(map(str, content["metrics"])) == sorted(map(str, rows))
+    assert content["channels"] == ["merged", "u2i", "i2i", "itemcf", "popular", "most_pop", "itemcf_cosine", "als"]
+    assert content["scored"]["users"] == 25
+    samples = table(spark, reported, "samples").groupBy("split").count().collect()
+    steps = {step["label"]: step["rows"] for step in content["funnel"]}
+    assert {row["split"]: row["count"] for row in samples} == {0: steps["training samples"], 1: steps["validation samples"]}
+    assert steps["sessions"] == table(spark, reported, "sessions").count()
+
+
+def test_users_are_shown_with_titles_channels_and_what_they_clicked_later(spark: SparkSession, reported: Request) -> None:
+    _, content = files_of(reported)
+    assert len(content["users"]) == 3
+    titles = {row["item_key"]: row["title"] for row in table(spark, reported, "items").collect()}
+    user_idx, item_idx = ({r["key"]: r["idx"] for r in table(spark, reported, f"{side}_index").collect()} for side in ("user", "item"))
+    test = {(r["user_idx"], r["item_idx"]) for r in table(spark, reported, "events").where("split = 2").collect()}
+    states = {row["user_idx"]: row["items"] for row in table(spark, reported, "user_state").collect()}
+    for user in content["users"]:
+        idx = user_idx[user["key"]]
+        assert [item_idx[item["key"]] for item in user["history"]] == states[idx][::-1][:8]  # newest first
+        want = table(spark, reported, "candidates").where(F.col("user_key") == user["key"]).orderBy("rank").limit(10).collect()
+        assert [item["key"] for item in user["candidates"]] == [row["item_key"] for row in want]
+        for item, row in zip(user["candidates"], want, strict=True):
+            assert item["title"] == titles[item["key"]]
+            assert item["sources"] == [{"channel": s["channel"], "rank": s["rank"]} for s in row["sources"]]
+            assert item["clicked"] == ((idx, item_idx[item["key"]]) in test)
+        assert user["num_held_out"] == len({i for u, i in test if u == idx}) > 0
+
+
+def test_the_page_stands_alone_and_hostile_titles_stay_text(reported: Request) -> None:
+    html, content = files_of(reported)
+    page = Page(html)
+    assert len(html) < 3_000_000
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not [a for _, attrs in page.tags for a in attrs if a in ("src", "href") or a.startswith("on")]
+    assert not re.search(r"@import|url\(", html)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    shown = [item["title"] for user in content["users"] for item in (*user["history"], *user["candidates"])]
+    assert HOSTILE in shown
+    assert HOSTILE in page.text
+
+
+def test_two_runs_of_equal_tables_have_one_identity(spark: SparkSession, reported: Request, copy_of_day: Callable[..., Request]) -> None:
+    asked = replace(copy_of_day(run_id="r2"), force=True)
+    again = run_job(report.JOB, spark, asked).record.tables["report"]
+    assert again == reported.store.manifest("report", reported.ds, reported.settings).content_hash
+    assert files_of(asked)[1]["stages"] == []  # run alone: there is no pipeline to time
+    fewer = replace(copy_of_day(run_id="r3", report={"sample_users": 1}), force=True)
+    assert run_job(report.JOB, spark, fewer).record.tables["report"] != again
+
+
+def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) -> None:
+    _, content = files_of(reported)
+    nothing = {"metrics": [], "channels": [], "verdict": report.verdict({}, 10, users=40), "scored": {**content["scored"], "users": 0}}
+    bare = {"training": training([]), "stages": [], "users": []}
+    for changed in (nothing, nothing | bare):
+        page = Page(report.render(content | changed))
+        assert page.having("metric") == []
+        assert "no click was held out" in page.text
+        assert len(page.having("step")) == len(content["funnel"])
+        assert ("A few users" in page.text) == ("users" not in changed)
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------------------
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_it_without_errors_or_sideways_scrolling(reported: Request, tmp_path: Path, width: int) -> None:
+    html, _ = files_of(reported)
+    (tmp_path / "as_published.html").write_text(html)
+    # the page's own policy forbids scripts, so the ruler goes into a copy without it
+    ruler = "<script>const e = document.documentElement; e.dataset.beyond = e.scrollWidth - e.clientWidth</script></body>"
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", ruler)
+    (tmp_path / "measured.html").write_text(measured)
+
+    def shown(name: str) -> subprocess.CompletedProcess[str]:
+        own = [f"--user-data-dir={tmp_path}/{name}-{width}", f"--window-size={width},900", (tmp_path / name).as_uri()]
+        return subprocess.run([CHROMIUM or "", *FLAGS, *own], capture_output=True, text=True, timeout=120, check=True)
+
+    assert "CONSOLE" not in shown("as_published.html").stderr
+    assert 'data-beyond="0"' in shown("measured.html").stdout
