@@ -6,12 +6,11 @@ ROOT/<variant>/_work/train/ds=D/<name>.pt          weights, optimiser state, pro
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from pyarrow import fs as pafs
@@ -20,6 +19,7 @@ from conf.errors import BadDataError, Fault, UsageError
 from conf.files import hash_file, storage_faults, write_atomic
 from conf.settings import Settings
 from conf.storage import Store
+from trainer.torch_files import write_torch
 
 INDEX = "checkpoints.json"
 
@@ -106,9 +106,7 @@ class Checkpoints:
         """Keep something to look at after a failure; return where. It stays until the next successful training."""
         path = f"{self.folder}/{name}.dump"
         with storage_faults(self.folder):
-            self._fs.create_dir(self.folder)
-            with self._fs.open_output_stream(path) as stream:
-                torch.save(dict(content), cast(IO[bytes], Hashing(stream)))
+            write_torch(self._fs, path, content)
         return path
 
     def clear(self) -> None:
@@ -120,16 +118,7 @@ class Checkpoints:
 
     def _write(self, kind: str, content: Mapping[str, Any]) -> SavedFile:
         name = f"{kind}-{secrets.token_hex(4)}.pt"
-        path = f"{self.folder}/{name}"
-        self._fs.create_dir(self.folder)
-        with self._fs.open_output_stream(f"{path}.tmp") as stream:
-            hashing = Hashing(stream)
-            torch.save(dict(content), cast(IO[bytes], hashing))  # torch writes front to back and asks for nothing else
-        if isinstance(self._fs, pafs.LocalFileSystem):
-            with open(f"{path}.tmp", "rb") as handle:
-                os.fsync(handle.fileno())
-        self._fs.move(f"{path}.tmp", path)
-        return SavedFile(name, hashing.digest.hexdigest())
+        return SavedFile(name, write_torch(self._fs, f"{self.folder}/{name}", content).sha256)
 
     def _check(self, file: SavedFile) -> None:
         path = f"{self.folder}/{file.name}"
@@ -165,24 +154,6 @@ class Checkpoints:
         for info in self._fs.get_file_info(pafs.FileSelector(self.folder)):
             if info.base_name.endswith((".pt", ".pt.tmp")) and info.base_name not in named:
                 self._fs.delete_file(info.path)
-
-
-class Hashing:
-    """A binary file for writing that hashes what passes through."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.digest, self.size = stream, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        """Write the whole of data."""
-        self._stream.write(data)
-        self.digest.update(data)
-        self.size += memoryview(data).nbytes
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        """Pass it on."""
-        self._stream.flush()
 
 
 def work_folder(store: Store, ds: str) -> str:

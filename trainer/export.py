@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,26 +51,24 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(
-    stream: IO[bytes],
+def model_content(
     weights: Mapping[str, Tensor],
     encoder: Encoder,
     settings: Settings,
     *,
     vocab_sizes: Mapping[str, int],
     vocabularies: Mapping[str, str],
-) -> str:
-    """Write model.pt; return the model id, "<encoder>-<hash of the weights>".
+) -> dict[str, Any]:
+    """What model.pt holds; its model_id is "<encoder>-<hash of the weights>".
 
     Args:
         weights: state dict of an encoder like `encoder`.
         vocab_sizes: field -> rows of its table. vocabularies: vocab table -> identity of the run it was built with.
     """
-    model_id = f"{settings.model.encoder}-{weights_hash(weights)}"
     registry = settings.registry()
-    content = {
+    return {
         "format": FORMAT,
-        "model_id": model_id,
+        "model_id": f"{settings.model.encoder}-{weights_hash(weights)}",
         "similarity": encoder.similarity,
         "dim": encoder.dim,
         "interests": encoder.interests,
@@ -80,8 +78,6 @@ def save(
         "vocabularies": dict(vocabularies),
         "weights": {name: tensor.detach().cpu() for name, tensor in weights.items()},
     }
-    torch.save(content, stream)
-    return model_id
 
 
 class Towers:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from conf.errors import Fault, TrainingError
 from conf.settings import Settings
-from trainer.backends import Backend
+from trainer.backends import Backend, is_sparse_table
 from trainer.batches import Batches
 from trainer.catalogue import Catalogue
 from trainer.encoders import Batch, Encoder
@@ -101,7 +101,7 @@ class Loop:
         total.backward()
         loss = float(total.detach())
         if not math.isfinite(loss):
-            poison(model.optimizers.parameters[0])
+            poison(model.optimizers.parameters)
         self.backend.sync_gradients(model.optimizers.parameters)
         norm = gradient_norm(model.optimizers.parameters)
         values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, "grad_norm": norm}
@@ -118,12 +118,13 @@ class Loop:
         return TrainingError(f"step {number}", [Fault("the loss or its gradient is not finite", found, fix)])
 
 
-def poison(parameter: nn.Parameter) -> None:
-    """Make the parameter's gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
-    parameter.grad = torch.full_like(parameter, math.nan)
+def poison(parameters: Sequence[nn.Parameter]) -> None:
+    """Make a dense gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
+    dense = next(parameter for parameter in parameters if not is_sparse_table(parameter))
+    dense.grad = torch.full_like(dense, math.nan)
 
 
-def gradient_norm(parameters: list[nn.Parameter]) -> float:
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """The Euclidean norm of all gradients together; nan or inf if one of their elements is."""
     grads = [p.grad for p in parameters if p.grad is not None]
     # a coalesced sparse gradient holds each row once, so the norm of its values is its norm

@@ -14,19 +14,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
-from conf.files import storage_faults
+from conf.files import hash_file, storage_faults, write_atomic
 from conf.inputs import input_manifests, seen_inputs, unchanged
 from conf.storage import FileEntry, Manifest, Publication, Record
 from trainer import export
 from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
-from trainer.checkpoints import Checkpoints, Hashing, fingerprint, work_folder
+from trainer.checkpoints import Checkpoints, fingerprint, work_folder
 from trainer.encoders import build_encoder
 from trainer.fit import Fit, Fitted
 from trainer.loop import Loop, Model
@@ -34,6 +34,7 @@ from trainer.objectives import build_objectives
 from trainer.optimizers import Optimizers
 from trainer.plan import describe
 from trainer.tables import Tables, vocab_sizes
+from trainer.torch_files import Written, write_torch
 from trainer.validation import read_queries
 from trainer.watchdog import Watchdog
 
@@ -65,7 +66,8 @@ def run(asked: Request, *, resume: bool = False) -> int:
         # a known end, and not the cause: the worker that failed has said why
         fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message")
         raise TrainingError(f"worker {work.backend.rank}", [fault]) from error
-    work.watchdog.stop()  # not after a failure: should the way out hang, the watchdog ends it
+    finally:
+        work.watchdog.stop()
     return 0
 
 
@@ -165,15 +167,12 @@ class Work:
         folder = publication.folder("model")
         sizes = vocab_sizes(manifests, settings)
         vocabularies = {name: manifest.identity for name, manifest in manifests.items() if name.startswith("vocab_")}
+        content = export.model_content(fitted.weights, self.encoder, settings, vocab_sizes=sizes, vocabularies=vocabularies)
+        model_id = str(content["model_id"])
         with storage_faults(folder):
-            with asked.store.fs.open_output_stream(f"{folder}/model.pt") as stream:
-                model_file = Hashing(stream)
-                model_id = export.save(
-                    cast(IO[bytes], model_file), fitted.weights, self.encoder, settings, vocab_sizes=sizes, vocabularies=vocabularies
-                )
-            with asked.store.fs.open_output_stream(f"{folder}/metrics.jsonl") as stream:
-                metrics_file = Hashing(stream)
-                metrics_file.write("".join(f"{text}\n" for text in progress.lines).encode())
+            model_file = write_torch(asked.store.fs, f"{folder}/model.pt", content)
+            write_atomic(asked.store.fs, f"{folder}/metrics.jsonl", "".join(f"{text}\n" for text in progress.lines))
+            metrics_file = Written(*hash_file(asked.store.fs, f"{folder}/metrics.jsonl"))
         self.watchdog.beat()
         files = {"model.pt": model_file, "metrics.jsonl": metrics_file}
         counters = {
@@ -188,7 +187,7 @@ class Work:
         }
         publication.seal(
             "model",
-            [FileEntry(name, 0, file.size, file.digest.hexdigest()) for name, file in files.items()],
+            [FileEntry(name, 0, file.bytes, file.sha256) for name, file in files.items()],
             rows=0,
             content_hash=f"0:{model_id.rsplit('-', 1)[1]}",
             facts={name: value for manifest in manifests.values() for name, value in manifest.facts.items()} | {"model_id": model_id},
@@ -213,6 +212,7 @@ class Work:
             self.status.__exit__(TrainingError, TrainingError(f"job {JOB}, ds={self.asked.ds}", [sentence]), None)
 
 
+_EXIT_S = 20.0  # for the way out after a failure
 _GO, _SKIP, _STOP = 0, 1, 100  # what rank 0 tells the others; _STOP + exit code
 
 
@@ -245,4 +245,7 @@ def _silent(event: str, **values: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code != 0:
+        Watchdog(_EXIT_S).start()  # Horovod's clean-up may wait for a worker that is gone
+    sys.exit(exit_code)

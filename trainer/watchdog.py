@@ -38,7 +38,7 @@ class Watchdog:
         self._last = time.monotonic()
 
     def stop(self) -> None:
-        """End the watch; safe to call twice. Left out after a failure, so that a hanging exit is ended too."""
+        """End the watch; safe to call twice."""
         self._stop.set()
 
     def _watch(self) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from conf.command import Log, Request
 from conf.settings import Settings
-from tests.trainer.planted import World, planted_settings, publish
+from conf.storage import MAIN
+from tests.trainer.planted import DS, World, planted_settings, publish
 
 Day = Callable[..., tuple[Settings, World]]
 
@@ -18,5 +20,16 @@ def day(tmp_path: Path) -> Day:
     def make(**sections: dict[str, object]) -> tuple[Settings, World]:
         settings = planted_settings(tmp_path / "root", **sections)
         return settings, publish(settings)
+
+    return make
+
+
+@pytest.fixture
+def asked() -> Callable[..., Request]:
+    """asked(settings, run_id="r1", force=True, ...) -> the request that a command line would be parsed into."""
+
+    def make(settings: Settings, run_id: str = "r1", **flags: bool) -> Request:
+        given = {"force": False, "break_lock": False, "dry_run": False} | flags
+        return Request("test", settings, (), DS, MAIN, run_id, log=Log("json", run_id=run_id), **given)
 
     return make

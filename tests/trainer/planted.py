@@ -97,15 +97,25 @@ def sample_rows(made: World, settings: Settings) -> list[dict[str, object]]:
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
+Rows = list[dict[str, object]]
+
+
 def publish(
-    settings: Settings, made: World | None = None, *, row_groups: tuple[tuple[int, ...], ...] | None = None, run_id: str = "tables"
+    settings: Settings,
+    made: World | None = None,
+    *,
+    row_groups: tuple[tuple[int, ...], ...] | None = None,
+    tables: dict[str, dict[str, Rows]] | None = None,
 ) -> World:
-    """Publish samples, user_feat, item_feat, user_state and the vocabularies for DS; row_groups: rows of each row group of each file."""
+    """Publish samples, user_feat, item_feat, user_state and the vocabularies for DS.
+
+    row_groups: rows of each row group of each file of samples. tables: other rows than those of `made`.
+    """
     made = made or world()
     store, registry, shape = Store.of(settings), settings.registry(), settings.shape()
-    for job, tables in rows_of_tables(made, settings).items():
-        with store.publication(job, DS, run_id, settings) as publication:
-            for name, rows in tables.items():
+    for job, by_name in (tables or rows_of_tables(made, settings)).items():
+        with store.publication(job, DS, "tables", settings) as publication:
+            for name, rows in by_name.items():
                 groups = row_groups if name == "samples" else None
                 write(
                     publication,
@@ -117,11 +127,11 @@ def publish(
     return made
 
 
-def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, list[dict[str, object]]]]:
+def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, Rows]]:
     """job -> table -> rows."""
     users, items = len(made.clicks), len(made.item_topic) - 1
     sizes = {"user_id": users, "gender": 2, "likes": 4, "item_id": items, "category": 4, "tags": 2}
-    vocabulary: dict[str, list[dict[str, object]]] = {
+    vocabulary: dict[str, Rows] = {
         "user_feat": [
             {"idx": u, "user_id": 3 + u, "gender": 4 + u % 2, "likes": [4 + int(made.user_topic[u])] * (u % 3 > 0)}
             for u in range(1, users + 1)
@@ -134,14 +144,14 @@ def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, list[
     for name, size in sizes.items():
         vocabulary[f"vocab_{name}"] = [{"value": f"v{n}", "id": 4 + n, "rank": n, "count": 1, "added_ds": DS} for n in range(size)]
     trained = [clicks[: len(clicks) - made.num_valid] for clicks in made.clicks]
-    state: list[dict[str, object]] = [
+    state: Rows = [
         {"user_idx": u, "items": clicks, "ts": list(range(len(clicks))), "num_train": len(clicks)}
         for u, clicks in enumerate(trained, start=1)
     ]
     return {"vocabulary": vocabulary, "events": {"user_state": state}, "samples": {"samples": sample_rows(made, settings)}}
 
 
-def write(publication: Publication, table: Table, rows: list[dict[str, object]], groups: tuple[tuple[int, ...], ...]) -> Manifest:
+def write(publication: Publication, table: Table, rows: Rows, groups: tuple[tuple[int, ...], ...]) -> Manifest:
     """Write rows into one file for each tuple of row group sizes, and seal the table; the last group takes what is left."""
     folder = publication.folder(table.name)
     schema = pa.schema([pa.field(c.name, _ARROW[c.type], nullable=c.nullable) for c in table.columns])
