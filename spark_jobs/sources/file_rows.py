@@ -64,7 +64,7 @@ def _numbered_lines(spark: SparkSession, path: str, *, header: bool) -> tuple[Da
 
     Spark's own row ids are consecutive inside a block, in reading order; only differences of them are used.
     """
-    place = [F.col("_metadata.file_path").alias("_file"), F.col("_metadata.file_block_start").alias("_block")]
+    place = [F.input_file_name().alias("_file"), F.col("_metadata.file_block_start").alias("_block")]
     ids = F.monotonically_increasing_id().alias("_id")
     lines = spark.read.text(spark_path(path)).select("value", *place, ids)
     blocks = lines.groupBy("_file", "_block").agg(

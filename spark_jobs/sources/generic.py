@@ -135,7 +135,9 @@ def _entities(spark: SparkSession, s: Source, side: Side, file: EntityFile, tabl
             F.coalesce(F.trim(table.column(file.eligible).cast("string")).cast("boolean"), F.lit(True)) if file.eligible else F.lit(True)
         )
         live = [ts.alias("publish_ts"), allowed.alias("eligible")]
-    return table.df.where(F.col("_bad").isNull()).select(blank_to_null(table.column(file.key)).alias(f"{side}_key"), *live, *fields)
+    key = blank_to_null(table.column(file.key))
+    # Spark refuses queries that need nothing of a csv file but whether its rows are bad, as counting them would
+    return table.df.where(F.col("_bad").isNull() & key.isNotNull()).select(key.alias(f"{side}_key"), *live, *fields)
 
 
 def _field(table: Opened, name: str, spec: FieldSpec, separator: str) -> Column:
