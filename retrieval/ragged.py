@@ -144,6 +144,17 @@ def contains(lists: Ragged, rows: I64, values: I32) -> Bools:
     return found
 
 
+def without(lists: Ragged, drop: Ragged) -> Ragged:
+    """The lists less the values of `drop`, list by list; the lists of both distinct and ascending."""
+    have, gone = keys(lists.rows, lists.values), keys(drop.rows, drop.values)
+    if not len(have):
+        return lists
+    at = np.minimum(np.searchsorted(have, gone), len(have) - 1)  # few are dropped: they are looked up among the many
+    keep = np.ones(len(have), dtype=np.bool_)
+    keep[at[have[at] == gone]] = False
+    return lists.where(keep)
+
+
 def aggregate(rows: I64, values: I32, weights: F64, num: int, *, agg: str) -> Ragged:
     """One list per row with each value once, ascending, its weights added up (agg sum) or the largest of them (agg max).
 

@@ -1,8 +1,9 @@
 """What the two-step channels share: from a user through neighbours or clicked items to candidate items."""
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from retrieval.ragged import F64, Ragged, aggregate, contains
+from retrieval.ragged import F64, Ragged, aggregate, without
 from retrieval.world import Users, World
 
 
@@ -10,17 +11,30 @@ def two_steps(users: Users, world: World, first: Ragged, second: Ragged, *, agg:
     """The items reached from each user, ascending, each with the sum (or the largest, agg max) of its paths' weights.
 
     A path goes from the user to a value of `first` and on to an item of that value's list in `second`; it weighs the product of
-    the two weights (1 where there is none; a negative weight counts as 0). Seen items and items that may not be recommended are
-    left out.
+    the two weights (1 where there is none; a negative weight counts as 0). Items whose paths all weigh 0, seen items, and items
+    that may not be recommended are left out. A user's paths add up in their order, whoever else is in the block.
     """
     lists = second.take(first.values)
+    steps = np.ones(len(lists.values)) if lists.weights is None else np.maximum(lists.weights.astype(np.float64), 0)
+    begins = np.ones(len(first.values)) if first.weights is None else np.maximum(first.weights.astype(np.float64), 0)
+    pool = _sums(first, begins, lists, steps) if agg == "sum" else _largest(first, begins, lists, steps)
+    assert pool.weights is not None
+    return without(pool.where((pool.weights > 0) & (world.items.rows_of(pool.values) >= 0)), users.seen)
+
+
+def _sums(first: Ragged, begins: F64, lists: Ragged, steps: F64) -> Ragged:
+    """As a product of sparse matrices, users x values and values x items: no path is ever written down."""
+    width, num = int(lists.values.max(initial=0)) + 1, len(first.values)
+    left = csr_array((begins, np.arange(num, dtype=np.int32), first.starts), shape=(len(first), num))
+    right = csr_array((steps, lists.values, lists.starts), shape=(num, width))
+    product = left @ right
+    product.sort_indices()
+    return Ragged(product.indptr.astype(np.int64), product.indices.astype(np.int32), product.data)
+
+
+def _largest(first: Ragged, begins: F64, lists: Ragged, steps: F64) -> Ragged:
     via = lists.rows  # the entry of `first` that each path goes through
-    keep = (world.items.rows_of(lists.values) >= 0) & ~contains(users.seen, first.rows[via], lists.values)
-    via, items = via[keep], lists.values[keep]
-    weights = np.ones(len(items)) if first.weights is None else first.weights[via].astype(np.float64)
-    if lists.weights is not None:
-        weights = weights * np.maximum(lists.weights[keep], 0)
-    return aggregate(first.rows[via], items, weights, len(users), agg=agg)
+    return aggregate(first.rows[via], lists.values, begins[via] * steps, len(first), agg="max")
 
 
 def relevance(users: Users, world: World, lists: Ragged, *, kind: str) -> F64:

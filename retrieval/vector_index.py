@@ -16,7 +16,8 @@ from retrieval.ragged import F32, F64, I32, I64, Ragged, aggregate, best_first
 
 EPS = 1e-6  # a vector shorter than this counts as zero: its cosine with anything is 0
 _SPARE = 8  # rows fetched beyond those asked for: most ties at the end are settled in one search
-_CHUNK = 1 << 18  # (query, row) pairs scored at once: 64 MB of gathered vectors at 64 dimensions
+_SEARCHED = 1 << 20  # (query, row) pairs of one FAISS call
+_SCORED = 1 << 13  # pairs scored at once: 2 MB of gathered vectors at 64 dimensions stay in the cache
 
 
 def unit(vectors: F32) -> F32:
@@ -87,13 +88,10 @@ class VectorIndex:
     def cosines(self, queries_QKD: F32, rows: I64, ids: I32) -> F64:
         """float64[m]: the highest cosine of query rows[i] with the vector of ids[i], all of which are in the index."""
         queries, places = unit(queries_QKD), self.rows_of(ids)
-        result = np.empty(len(ids), dtype=np.float64)
-        step = max(1, _CHUNK // queries.shape[1])
-        for start in range(0, len(ids), step):
-            part = slice(start, start + step)
-            items = self.unit_vectors[places[part]]
-            result[part] = np.einsum("nkd,nd->nk", queries[rows[part]], items, dtype=np.float64).max(axis=1)
-        return np.clip(result, -1, 1)
+        best = _dots(queries[:, 0], rows, self.unit_vectors, places)
+        for interest in range(1, queries.shape[1]):
+            best = np.maximum(best, _dots(queries[:, interest], rows, self.unit_vectors, places))
+        return np.clip(best, -1, 1)
 
     def _search(self, queries: F32, wanted: I64) -> tuple[I64, I64, F64]:
         """Entries (query, row of the index, score) that hold each query's `wanted` best rows and all that tie with the last of them."""
@@ -106,7 +104,7 @@ class VectorIndex:
             unsettled = [np.empty(0, dtype=np.int64)]
             for size in np.unique(fetch[pending]):
                 same = pending[fetch[pending] == size]
-                for which in np.array_split(same, max(1, -(-len(same) * int(size) // _CHUNK))):
+                for which in np.array_split(same, max(1, -(-len(same) * int(size) // _SEARCHED))):
                     settled, entries = self._search_once(queries, which, wanted[which], int(size))
                     parts.append(entries)
                     unsettled.append(which[~settled])
@@ -125,12 +123,19 @@ class VectorIndex:
         slack = 2 * asked.shape[1] * 2.0**-23 * np.linalg.norm(asked, axis=1) * self._longest
         last_wanted = np.take_along_axis(raw, wanted[:, None] - 1, axis=1)[:, 0]
         settled = (size >= len(self.ids)) | (rows[:, -1] < 0) | (raw[:, -1] < last_wanted - slack)
-        scores = np.einsum("qd,qrd->qr", asked.astype(np.float64), self.vectors[rows], dtype=np.float64)
-        if self.is_unit:
-            scores = np.clip(scores, -1, 1)
         keep = settled[:, None] & (rows >= 0)  # -1: FAISS found fewer
-        entries = np.repeat(which, size).reshape(rows.shape)[keep], rows[keep], scores.astype(np.float32).astype(np.float64)[keep]
-        return settled, entries
+        asking, found = np.repeat(which, size).reshape(rows.shape)[keep], rows[keep]
+        scores = _dots(queries, asking, self.vectors, found)
+        return settled, (asking, found, np.clip(scores, -1, 1) if self.is_unit else scores)
+
+
+def _dots(left: F32, left_rows: I64, right: F32, right_rows: I64) -> F64:
+    """float64[m]: left[left_rows[i]] . right[right_rows[i]], each added up in float64 in one fixed order."""
+    result = np.empty(len(left_rows), dtype=np.float64)
+    for start in range(0, len(result), _SCORED):
+        part = slice(start, start + _SCORED)
+        result[part] = np.einsum("nd,nd->n", left[left_rows[part]], right[right_rows[part]], dtype=np.float64)
+    return result
 
 
 # ---- on disk -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """U2I: the items nearest to the user's own vector. MIC (Lu et al. 2022), 3.7."""
 
 from conf.settings import Channels
-from retrieval.ragged import Ragged, contains
+from retrieval.ragged import Ragged, best_first, without
 from retrieval.world import Users, World
 
 
@@ -10,5 +10,5 @@ def recommend(users: Users, world: World, settings: Channels) -> Ragged:
 
     As many more items as the user has seen are searched, so that the filter leaves the list whole and exact.
     """
-    found = world.items.nearest(users.vectors, settings.top + users.seen.lengths)
-    return found.where(~contains(users.seen, found.rows, found.values)).first(settings.top)
+    pool = world.items.pool(users.vectors, settings.top + users.seen.lengths)
+    return best_first(without(pool, users.seen), settings.top)

@@ -146,7 +146,7 @@ def slow_u2u2i(case, user, settings):
     scores = {}
     for item in case.recommendable:
         paths = [share[other] for other, _ in near if item in case.profiles[other]]
-        if paths and item not in case.seen[user]:
+        if sum(paths) > 0 and item not in case.seen[user]:
             scores[item] = (sum(paths) if chosen.agg == "sum" else max(paths)) * factor(nearness(case, user, item))
     return top_of(scores, settings.top)
 
@@ -158,7 +158,7 @@ def slow_i2i(case, user, settings):
     scores = {}
     for item in case.recommendable:
         paths = [gain[h] * max(dict(case.similar[h])[item], 0) for h in clicked if item in dict(case.similar[h])]
-        if paths and item not in case.seen[user]:
+        if sum(paths) > 0 and item not in case.seen[user]:
             total = sum(paths) / sum(gain.values()) if chosen.agg == "sum" else max(paths)
             scores[item] = total * (1 + nearness(case, user, item)) / 2
     return top_of(scores, settings.top)
@@ -170,7 +170,7 @@ def slow_itemcf(case, user, settings):
     scores = {}
     for item in case.recommendable:
         paths = [dict(case.met[h])[item] / (count[h] * count[item]) ** 0.5 for h in clicked if item in dict(case.met[h])]
-        if paths and item not in case.seen[user]:
+        if sum(paths) > 0 and item not in case.seen[user]:
             scores[item] = sum(paths)
     return top_of(scores, settings.top)
 
