@@ -1,5 +1,7 @@
 """The one contrastive loss (InfoNCE) that every contrastive objective calls."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,21 +33,7 @@ def nce_rows(
         raise ValueError(f"temperature must be positive, not {temperature}")
     if pos_BP.shape != pos_valid_BP.shape or neg_BM.shape != neg_valid_BM.shape or len(pos_BP) != len(neg_BM):
         raise ValueError(f"shapes disagree: {[tuple(t.shape) for t in (pos_BP, pos_valid_BP, neg_BM, neg_valid_BM)]}")
-    pos_BP, neg_BM = pos_BP / temperature, neg_BM / temperature
-    any_neg_B1 = neg_valid_BM.any(dim=1, keepdim=True)
-    # a row of -inf only would make logsumexp's gradient NaN: such rows are set to zero before, and left out after
-    finite_BM = neg_BM.masked_fill(~neg_valid_BM, -torch.inf).masked_fill(~any_neg_B1, 0)
-    rest_B1 = finite_BM.logsumexp(dim=1, keepdim=True) if neg_BM.shape[1] else neg_BM.new_zeros(len(neg_BM), 1)
-    if include_pos:
-        denominator_BP = torch.where(any_neg_B1, torch.logaddexp(pos_BP, rest_B1), pos_BP)
-    else:
-        denominator_BP, pos_valid_BP = rest_B1, pos_valid_BP & any_neg_B1
-    loss_BP = (denominator_BP - pos_BP).masked_fill(~pos_valid_BP, 0)
-    num_pos_B = pos_valid_BP.sum(dim=1)
-    loss_B = loss_BP.sum(dim=1) / num_pos_B.clamp(min=1)
-    if __debug__ and include_pos:  # "not any below", so that NaN passes: what stops a training on NaN is the loop
-        assert not bool((loss_B < -1e-4).any()), "InfoNCE with the positive included cannot be negative"
-    return loss_B, num_pos_B > 0
+    return nce_over(pos_BP / temperature, pos_valid_BP, rest_of_scores(neg_BM / temperature, neg_valid_BM), include_pos=include_pos)
 
 
 def nce(
@@ -54,3 +42,65 @@ def nce(
     """Mean of `nce_rows` over the anchors that count; 0, still joined to the graph, where none does."""
     loss_B, counted_B = nce_rows(pos_BP, pos_valid_BP, neg_BM, neg_valid_BM, temperature=temperature, include_pos=include_pos)
     return loss_B.sum() / counted_B.sum().clamp(min=1)
+
+
+def nce_over(pos_BP: Tensor, pos_valid_BP: Tensor, rest_B: Tensor, *, include_pos: bool = True) -> tuple[Tensor, Tensor]:
+    """`nce_rows` where the negatives are already summed up; rest_B: ln of their sum of exp, -inf where an anchor has none."""
+    rest_B1 = rest_B[:, None]
+    denominator_BP = torch.logaddexp(pos_BP, rest_B1) if include_pos else rest_B1.masked_fill(rest_B1 == -torch.inf, 0)
+    if not include_pos:
+        pos_valid_BP = pos_valid_BP & (rest_B1 > -torch.inf)
+    loss_BP = (denominator_BP - pos_BP).masked_fill(~pos_valid_BP, 0)
+    num_pos_B = pos_valid_BP.sum(dim=1)
+    loss_B = loss_BP.sum(dim=1) / num_pos_B.clamp(min=1)
+    if __debug__ and include_pos:  # "not any below", so that NaN passes: what stops a training on NaN is the loop
+        assert not bool((loss_B < -1e-4).any()), "InfoNCE with the positive included cannot be negative"
+    return loss_B, num_pos_B > 0
+
+
+def rest_of_scores(neg_BM: Tensor, valid_BM: Tensor) -> Tensor:
+    """float[B]: ln of the sum of exp over the valid scores of each row; -inf, with zero gradient, where there is none."""
+    if not neg_BM.shape[1]:
+        return neg_BM.sum(dim=1) - torch.inf
+    any_B1 = valid_BM.any(dim=1, keepdim=True)
+    # a row of -inf only would make logsumexp's gradient NaN: such rows are set to zero before, and left out after
+    finite_BM = neg_BM.masked_fill(~valid_BM, -torch.inf).masked_fill(~any_B1, 0)
+    return finite_BM.logsumexp(dim=1).masked_fill(~any_B1[:, 0], -torch.inf)
+
+
+def rest_of_product(anchor_BD: Tensor, column_MD: Tensor, valid_BM: Tensor) -> Tensor:
+    """rest_of_scores(anchor_BD @ column_MD.T, valid_BM), faster: the scores are made a few rows at a time and stay in the cache."""
+    if not len(column_MD):
+        return rest_of_scores(anchor_BD @ column_MD.T, valid_BM)
+    rest_B: Tensor = _RestOfProduct.apply(anchor_BD, column_MD, valid_BM)  # type: ignore[no-untyped-call]
+    return rest_B
+
+
+ROWS = 128  # of scores at a time: with some thousand columns about 1 MB
+
+
+class _RestOfProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor_BD: Tensor, column_MD: Tensor, valid_BM: Tensor) -> Tensor:
+        share_BM = torch.empty(valid_BM.shape, dtype=anchor_BD.dtype, device=anchor_BD.device)
+        rest_B = torch.empty(len(anchor_BD), dtype=anchor_BD.dtype, device=anchor_BD.device)
+        for start in range(0, len(anchor_BD), ROWS):
+            rows = slice(start, start + ROWS)
+            score_RM = torch.mm(anchor_BD[rows], column_MD.T, out=share_BM[rows]).masked_fill_(~valid_BM[rows], -torch.inf)
+            top_R1 = score_RM.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(score_RM.dtype).min)  # finite, where all are -inf
+            total_R1 = score_RM.sub_(top_R1).exp_().sum(dim=1, keepdim=True)
+            score_RM.div_(total_R1.clamp(min=torch.finfo(score_RM.dtype).tiny))  # now each column's share of the sum
+            rest_B[rows] = (total_R1.log() + top_R1)[:, 0]
+        ctx.save_for_backward(anchor_BD, column_MD, share_BM)
+        return rest_B
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        anchor_BD, column_MD, share_BM = ctx.saved_tensors
+        grad_anchor_BD, grad_column_MD = torch.empty_like(anchor_BD), torch.zeros_like(column_MD)
+        for start in range(0, len(anchor_BD), ROWS):
+            rows = slice(start, start + ROWS)
+            grad_RM = share_BM[rows] * grads[0][rows, None]
+            torch.mm(grad_RM, column_MD, out=grad_anchor_BD[rows])
+            grad_column_MD.addmm_(grad_RM.T, anchor_BD[rows])
+        return grad_anchor_BD, grad_column_MD, None

@@ -8,11 +8,9 @@ from torch.nn import functional as F
 
 from conf.settings import Settings
 from trainer.encoders.encoder import Encoder
-from trainer.objectives.negatives import uniform_negatives
 from trainer.objectives.objective import Objective
 from trainer.objectives.similarity import readout, unit
 from trainer.objectives.step import Step
-from trainer.randomness import Purpose
 
 SCALE, MAX_SCALE = 10.0, 100.0  # a = 1 / temperature of the contrastive losses at the start
 
@@ -42,12 +40,10 @@ class Logistic(Objective):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"loss": scalar}."""
-        row_B, num = step.batch["row"], self.num_negatives
-        drawn_BM, valid_BM = uniform_negatives(step.catalogue.num_items, step.known_positives, row_B, num, seed=step.seed, step=step.step)
-        noise_BM = step.words(Purpose.NEGATIVE_ITEMS, row_B[:, None], torch.arange(num, device=row_B.device))
-        drawn_BMD = unit(step.encoder.item(drawn_BM.reshape(-1), noise=noise_BM.reshape(-1))).view(*drawn_BM.shape, -1)
-        item_BD, user_BKD = unit(step.item_BD), unit(step.user_BKD)
-        chosen_BD = readout(user_BKD, item_BD)
+        drawn_nD, which_BM, valid_BM = step.drawn_items(self.num_negatives)
+        drawn_BMD = unit(drawn_nD).index_select(0, which_BM.flatten()).view(*which_BM.shape, -1)
+        item_BD = unit(step.item_BD)
+        chosen_BD = readout(unit(step.user_BKD), item_BD)
         cosine_BM = torch.cat([(chosen_BD * item_BD).sum(dim=1, keepdim=True), torch.einsum("bd,bmd->bm", chosen_BD, drawn_BMD)], dim=1)
         weight_BM = step.batch["weight"].to(cosine_BM.dtype)[:, None] * F.pad(valid_BM, (1, 0), value=True)
         local_sum = (cross_entropy(self.logits(cosine_BM)) * weight_BM).sum()

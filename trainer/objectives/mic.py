@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conf.settings import Settings
 from trainer.encoders.encoder import Encoder
 from trainer.encoders.layers import Dense
-from trainer.objectives.contrast import nce_rows
+from trainer.objectives.contrast import nce_over, rest_of_product, rest_of_scores
 from trainer.objectives.objective import Objective
 from trainer.objectives.similarity import closest_interest, paired_set_similarity, readout, set_similarity, unit
 from trainer.objectives.step import Step
@@ -56,9 +56,9 @@ class MicContrast(Objective):
         (user_BKD, item_BD), (user_NKD, item_ND) = own, everyone
         user_BD = readout(user_BKD, item_BD)
         pos_B = (user_BD * item_BD).sum(dim=1)
-        to_items_BN, to_users_BN = user_BD @ item_ND.T, closest_interest(user_NKD, item_BD)
-        loss_B = self._rows(pos_B, to_items_BN, step.negative_items_BN) + self._rows(pos_B, to_users_BN, step.negative_users_BN)
-        return step.share_of_mean(loss_B.sum(), sum(step.counts))
+        to_items_B = rest_of_product(user_BD / self.temperature, item_ND, step.negative_items_BN)
+        to_users_B = self._rest_of_users(item_BD, user_NKD, step.negative_users_BN)
+        return step.share_of_mean((self._rows(pos_B, to_items_B) + self._rows(pos_B, to_users_B)).sum(), sum(step.counts))
 
     def _same_side(
         self, step: Step, name: Literal["user_idx", "item_idx"], own: tuple[Tensor, Tensor], everyone: tuple[Tensor, Tensor]
@@ -68,18 +68,28 @@ class MicContrast(Objective):
         2n anchors, each with 2(n - 1) negatives. An entity in several rows is represented by the first one, whatever rank holds
         it: otherwise it would be its own negative.
         """
-        chosen_B, chosen_N = step.representatives(name)
+        chosen_B, chosen_N = step.first_users if name == "user_idx" else step.first_items
         clean_nKD, view_nKD = (x[chosen_B] for x in own)
-        columns_MKD = torch.cat([x[chosen_N] for x in everyone])
+        column_MKD = torch.cat([x[chosen_N] for x in everyone])
         other_nM = step.all_ids(name)[chosen_N].repeat(2) != step.batch[name][chosen_B][:, None]
         pos_n = paired_set_similarity(clean_nKD, view_nKD)
-        loss_n = self._rows(pos_n, set_similarity(clean_nKD, columns_MKD), other_nM)
-        loss_n = loss_n + self._rows(pos_n, set_similarity(view_nKD, columns_MKD), other_nM)
+        loss_n = self._rows(pos_n, self._rest_of_sets(clean_nKD, column_MKD, other_nM))
+        loss_n = loss_n + self._rows(pos_n, self._rest_of_sets(view_nKD, column_MKD, other_nM))
         return step.share_of_mean(loss_n.sum(), 2 * chosen_N.sum())
 
-    def _rows(self, pos_B: Tensor, neg_BM: Tensor, valid_BM: Tensor) -> Tensor:
-        pos_B1 = pos_B[:, None]
-        return nce_rows(pos_B1, torch.ones_like(pos_B1, dtype=torch.bool), neg_BM, valid_BM, temperature=self.temperature)[0]
+    def _rows(self, pos_B: Tensor, rest_B: Tensor) -> Tensor:
+        pos_B1 = (pos_B / self.temperature)[:, None]
+        return nce_over(pos_B1, torch.ones_like(pos_B1, dtype=torch.bool), rest_B)[0]
+
+    def _rest_of_users(self, item_BD: Tensor, user_NKD: Tensor, valid_BN: Tensor) -> Tensor:
+        if user_NKD.shape[1] == 1:
+            return rest_of_product(item_BD / self.temperature, user_NKD[:, 0], valid_BN)
+        return rest_of_scores(closest_interest(user_NKD, item_BD) / self.temperature, valid_BN)
+
+    def _rest_of_sets(self, anchor_AKD: Tensor, column_MKD: Tensor, valid_AM: Tensor) -> Tensor:
+        if anchor_AKD.shape[1] == 1:
+            return rest_of_product(anchor_AKD[:, 0] / self.temperature, column_MKD[:, 0], valid_AM)
+        return rest_of_scores(set_similarity(anchor_AKD, column_MKD) / self.temperature, valid_AM)
 
 
 def projection(kind: str, dim: int) -> nn.Module:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from conf.settings import Settings
 from trainer.encoders.encoder import Encoder
-from trainer.objectives.contrast import nce_rows
-from trainer.objectives.negatives import known_columns, shared_set, uniform_negatives
+from trainer.objectives.contrast import nce_over, rest_of_product, rest_of_scores
+from trainer.objectives.negatives import known_columns, shared_set
 from trainer.objectives.objective import Objective
 from trainer.objectives.similarity import precise, readout, unit
 from trainer.objectives.step import Step
@@ -44,15 +44,16 @@ class SampledSoftmax(Objective):
         user_BD = readout(self._compared(step, step.user_BKD), item_BD)
         pos_B = (user_BD * item_BD).sum(dim=1) / self.temperature
         if self.uniform:
-            neg_BM, valid_BM = self._uniform_columns(step, user_BD)
+            rest_B = self._rest_of_drawn(step, user_BD)
         else:
-            columns_MD, items_M, valid_BM = self._common_columns(step, item_BD)
-            neg_BM = user_BD @ columns_MD.T / self.temperature
-            if self.corrected:  # after the temperature; never at retrieval
-                log_q_B, log_q_M = self.log_q(step, step.batch["item_idx"]), self.log_q(step, items_M)
-                pos_B, neg_BM = pos_B - log_q_B.to(pos_B.dtype), neg_BM - log_q_M.to(pos_B.dtype)
-        pos_B1 = pos_B[:, None]
-        loss_B, _ = nce_rows(pos_B1, torch.ones_like(pos_B1, dtype=torch.bool), neg_BM, valid_BM)
+            column_MD, items_M, valid_BM = self._common_columns(step, item_BD)
+            query_BD = user_BD / self.temperature
+            if self.corrected:  # after the temperature; never at retrieval. As one more dimension: <[u / t, 1], [v, -ln q]>
+                column_MD = torch.cat([column_MD, -self.log_q(step, items_M).to(column_MD.dtype)[:, None]], dim=1)
+                query_BD = torch.cat([query_BD, torch.ones_like(query_BD[:, :1])], dim=1)
+                pos_B = pos_B - self.log_q(step, step.batch["item_idx"]).to(pos_B.dtype)
+            rest_B = rest_of_product(query_BD, column_MD, valid_BM)
+        loss_B, _ = nce_over(pos_B[:, None], torch.ones_like(pos_B[:, None], dtype=torch.bool), rest_B)
         weight_B = step.batch["weight"].to(loss_B.dtype)
         return {"loss": step.share_of_mean((loss_B * weight_B).sum(), step.backend.sum(weight_B.sum()))}
 
@@ -70,15 +71,11 @@ class SampledSoftmax(Objective):
     def _compared(self, step: Step, vectors: Tensor) -> Tensor:
         return unit(vectors) if step.encoder.similarity == "cosine" else precise(vectors)
 
-    def _uniform_columns(self, step: Step, user_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, valid), both [B, M]."""
-        row_B = step.batch["row"]
-        items_BM, valid_BM = uniform_negatives(
-            step.catalogue.num_items, step.known_positives, row_B, self.num, seed=step.seed, step=step.step
-        )
-        noise_BM = step.words(Purpose.NEGATIVE_ITEMS, row_B[:, None], torch.arange(self.num, device=row_B.device))
-        vectors_nD = self._compared(step, step.encoder.item(items_BM.reshape(-1), noise=noise_BM.reshape(-1)))
-        return torch.einsum("bd,bmd->bm", user_BD, vectors_nD.view(*items_BM.shape, -1)) / self.temperature, valid_BM
+    def _rest_of_drawn(self, step: Step, user_BD: Tensor) -> Tensor:
+        """float[B]: each row against its own draws."""
+        drawn_nD, which_BM, valid_BM = step.drawn_items(self.num)
+        drawn_BMD = self._compared(step, drawn_nD).index_select(0, which_BM.flatten()).view(*which_BM.shape, -1)
+        return rest_of_scores(torch.einsum("bd,bmd->bm", user_BD, drawn_BMD) / self.temperature, valid_BM)
 
     def _common_columns(self, step: Step, item_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all rows are compared with."""

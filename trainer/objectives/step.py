@@ -14,7 +14,7 @@ from conf.settings import Settings
 from trainer.backends.backend import Backend
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
-from trainer.objectives.negatives import known_columns
+from trainer.objectives.negatives import known_columns, uniform_negatives
 from trainer.randomness import Purpose, words64
 
 IDS = ("row", "user_idx", "item_idx")
@@ -25,8 +25,8 @@ class Step:
     """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
     like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
 
-    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. `counts`, `all_*`, `representatives`
-    and `gather` talk to the other ranks: read on every rank or on none, in the same order.
+    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The views b, and all
+    that knows of the N rows, talk to the other ranks: read on every rank or on none, in the same order.
     """
 
     encoder: Encoder
@@ -53,15 +53,30 @@ class Step:
 
     @cached_property
     def user_b_BKD(self) -> Tensor:
-        """Users perturbed: fields masked, history positions dropped."""
-        noise = self.words(Purpose.USER_VIEW, self.batch["row"])
-        return self.encoder.user(self.batch, um=self.batch["um_b"], uh=self.batch["uh_b"], noise=noise)
+        """Users perturbed: fields masked, history positions dropped; zero in rows that do not stand for their user (`first_users`)."""
+        rows, batch = self._first_rows(self.first_users[0])
+        noise = self.words(Purpose.USER_VIEW, batch["row"])
+        view_nKD = self.encoder.user(batch, um=batch["um_b"], uh=batch["uh_b"], noise=noise)
+        return view_nKD.new_zeros(len(self.batch["row"]), *view_nKD.shape[1:]).index_copy(0, rows, view_nKD)
 
     @cached_property
     def item_b_BD(self) -> Tensor:
-        """Target items perturbed: fields masked."""
-        noise = self.words(Purpose.ITEM_VIEW, self.batch["row"])
-        return self.encoder.item(self.batch["item_idx"], vm=self.batch["vm_b"], noise=noise)
+        """Target items perturbed: fields masked; zero in rows that do not stand for their item (`first_items`)."""
+        rows, batch = self._first_rows(self.first_items[0])
+        view_nD = self.encoder.item(batch["item_idx"], vm=batch["vm_b"], noise=self.words(Purpose.ITEM_VIEW, batch["row"]))
+        return view_nD.new_zeros(len(self.batch["row"]), *view_nD.shape[1:]).index_copy(0, rows, view_nD)
+
+    def _first_rows(self, chosen_B: Tensor) -> tuple[Tensor, Batch]:
+        rows = chosen_B.nonzero()[:, 0]
+        return rows, {name: column[rows] for name, column in self.batch.items()}
+
+    def drawn_items(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Uniform negatives, `num` a row: (vectors float[n, D] of the different ones, which of them int64[B, num], valid bool[B, num])."""
+        items_BM, valid_BM = uniform_negatives(
+            self.catalogue.num_items, self.known_positives, self.batch["row"], num, seed=self.seed, step=self.step
+        )
+        items_n, which_BM = torch.unique(items_BM, return_inverse=True)
+        return self.encoder.item(items_n, noise=self.words(Purpose.NEGATIVE_ITEMS, items_n)), which_BM, valid_BM
 
     def words(self, purpose: Purpose, *words: Tensor | int) -> Tensor:
         """int64 of the broadcast shape of `words`: 64 random bits for (seed, step, purpose, *words)."""
@@ -113,13 +128,22 @@ class Step:
         parts = torch.split(self.backend.gather(flat, self.counts), [x[0].numel() for x in tensors], dim=1)
         return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, tensors, strict=True)]
 
-    def representatives(self, name: Literal["user_idx", "item_idx"]) -> tuple[Tensor, Tensor]:
-        """(bool[B], bool[N]): the rows that stand for their user or item, one for each that is in the global batch.
+    @cached_property
+    def first_users(self) -> tuple[Tensor, Tensor]:
+        """(bool[B], bool[N]): the rows that stand for their user, one for each user of the global batch.
 
         It is the row with the smallest global number, whatever rank holds it.
         """
-        ids_N, rows_N = self.all_ids(name), self.all_ids("row")
-        _, entity_N = torch.unique(ids_N, return_inverse=True)
+        return self._first_of("user_idx")
+
+    @cached_property
+    def first_items(self) -> tuple[Tensor, Tensor]:
+        """(bool[B], bool[N]): the rows that stand for their target item; see first_users."""
+        return self._first_of("item_idx")
+
+    def _first_of(self, name: Literal["user_idx", "item_idx"]) -> tuple[Tensor, Tensor]:
+        rows_N = self.all_ids("row")
+        _, entity_N = torch.unique(self.all_ids(name), return_inverse=True)
         first = torch.full_like(rows_N, torch.iinfo(torch.int64).max).scatter_reduce_(0, entity_N, rows_N, "amin")
         chosen_N = rows_N == first[entity_N]
         return torch.split(chosen_N, self.counts)[self.backend.rank], chosen_N

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives.contrast import nce, nce_rows
+from trainer.objectives.contrast import ROWS, nce, nce_over, nce_rows, rest_of_product, rest_of_scores
 
 
 def column(*values: float) -> Tensor:
@@ -135,3 +135,37 @@ def test_faults() -> None:
         nce(pos, yes(pos), pos, yes(pos), temperature=0)
     with pytest.raises(ValueError, match="shapes disagree"):
         nce(pos, yes(pos), pos, yes(pos)[:1])
+
+
+@given(seed=st.integers(0, 10**6), num_rows=st.integers(0, 5), num_columns=st.integers(0, 7))
+def test_product_equals_scores(seed: int, num_rows: int, num_columns: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    anchor, column_ = (torch.randn(n, 3, generator=generator, dtype=torch.float64, requires_grad=True) for n in (num_rows, num_columns))
+    valid = torch.rand(num_rows, num_columns, generator=generator) < 0.5
+    weight = torch.rand(num_rows, generator=generator, dtype=torch.float64)
+    results = []
+    for rest in (rest_of_scores(anchor @ column_.T, valid), rest_of_product(anchor, column_, valid)):
+        finite = rest > -torch.inf
+        gradients = torch.autograd.grad((rest[finite] * weight[finite]).sum(), (anchor, column_), allow_unused=True)
+        results.append((rest, *(torch.zeros(1) if g is None or not g.any() else g for g in gradients)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_product_spans_row_chunks() -> None:
+    anchor, column_ = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (2 * ROWS + 3, 5))
+    valid = torch.ones(len(anchor), 5, dtype=torch.bool)
+    torch.testing.assert_close(rest_of_product(anchor, column_, valid), rest_of_scores(anchor @ column_.T, valid))
+
+
+def test_product_by_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(3)
+    anchor, column_ = (torch.randn(n, 3, generator=generator, dtype=torch.float64, requires_grad=True) for n in (4, 6))
+    valid = torch.rand(4, 6, generator=generator) < 0.7
+    pos = torch.randn(4, 1, generator=generator, dtype=torch.float64, requires_grad=True)
+    valid[1] = False
+    for include_pos in (True, False):
+
+        def value(p: Tensor, a: Tensor, c: Tensor, include_pos: bool = include_pos) -> Tensor:
+            return nce_over(p, yes(p), rest_of_product(a, c, valid), include_pos=include_pos)[0]
+
+        assert torch.autograd.gradcheck(value, (pos, anchor, column_))
