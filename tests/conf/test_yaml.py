@@ -1,0 +1,90 @@
+"""The packaged configurations: demo.yaml says everything, the others load and mean what they say."""
+
+import re
+from importlib import resources
+from itertools import pairwise
+
+import pytest
+
+from conf.jobs import JOBS, config_hash, outputs
+from conf.settings import Settings, load, packaged_names, to_yaml
+from conf.tables import resolve
+
+REGENERATE = """python -c "from conf.settings import *; s = to_yaml(load('demo')); open('conf/demo.yaml', 'w').write(s)" """
+
+
+def text_of(name: str) -> str:
+    return resources.files("conf").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_demo_is_complete_and_current() -> None:
+    assert text_of("demo") == to_yaml(load("demo")), f"a setting changed; write the file again: {REGENERATE}"
+
+
+def test_demo_comments_every_key() -> None:
+    lines = text_of("demo").splitlines()
+    bare = [line for before, line in pairwise(lines) if re.match(r" *\w+:", line) and not before.strip().startswith("#")]
+    assert bare == []
+
+
+def test_demo_is_the_demo() -> None:
+    s = load("demo")
+    assert (s.source.kind, s.storage.root) == ("synthetic", "data/demo")
+    assert s.source.synthetic.users >= 10_000
+    assert s.source.synthetic.items >= 5_000
+    assert s.source.synthetic.clicks >= 500_000
+    assert (s.split.kind, s.split.k) == ("last_k", 5)
+    assert (s.trainer.launcher, s.trainer.workers, s.trainer.batches) == ("horovod", 2, "petastorm")
+    assert s.objectives.mic is not None
+    assert set(s.channels.names) == {"u2i", "u2u2i", "i2i", "itemcf", "popular"}
+    assert set(s.evaluation.baselines) == {"most_pop", "itemcf", "als"}
+
+
+def test_movielens() -> None:
+    s = load("movielens")
+    assert (s.source.kind, s.source.path, s.source.default_ds) == ("movielens", "data/ml-100k", "1998-04-22")
+    assert (s.split.kind, s.split.k, s.session.kind) == ("last_k", 5, "auto")
+    assert load("movielens", ["source.path=elsewhere"]).source.path == "elsewhere"
+
+
+def test_production_holds_nothing_out_and_scales() -> None:
+    s = load("production")
+    assert (s.split.kind, s.merge.layout, s.evaluation.baselines) == ("production", "lists", [])
+    assert (s.trainer.launcher, s.trainer.workers) == ("horovod", 8)
+    assert s.trainer.optimizer.tables == "rowwise_adagrad"
+    assert s.index.factory.startswith("IVF")
+    assert s.storage.root.startswith("hdfs://")
+    assert "NCCL" in text_of("production")
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_every_configuration_can_be_planned(name: str) -> None:
+    s = load(name)
+    for job in JOBS:
+        assert re.fullmatch("[0-9a-f]{16}", config_hash(job, s))
+        for table in outputs(job, s):
+            if table not in ("model", "index", "report"):
+                assert resolve(table, s.registry(), s.shape()).columns
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_to_yaml_and_back(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "again.yaml"
+    path.write_text(to_yaml(load(name)), encoding="utf-8")
+    assert load(str(path)) == load(name)
+
+
+@pytest.mark.parametrize("name", ["movielens", "production"])
+def test_no_configuration_knows_this_machine(name: str) -> None:
+    assert ".." not in str(load(name).source.path)
+    assert isinstance(load(name), Settings)
+
+
+@pytest.mark.parametrize("name", ["local", "production"])
+def test_spark_properties_are_properties(name: str) -> None:
+    text = resources.files("conf").joinpath(f"spark/{name}.conf").read_text(encoding="utf-8")
+    properties = [line.split(None, 1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    assert all(len(pair) == 2 and pair[0].startswith("spark.") for pair in properties)
+    names = [pair[0] for pair in properties]
+    assert len(names) == len(set(names))
+    assert ("spark.master" in names) == (name == "local")  # a cluster's master comes from spark-submit
