@@ -58,11 +58,11 @@ def events_job(pause_s: float = 0.0) -> Job:
     return Job("events", transform)
 
 
-def publish_inputs(store: Store, settings: Settings) -> None:
+def publish_inputs(store: Store, settings: Settings, job: str = "events") -> None:
     """Empty tables of the jobs before it, by the real protocol."""
-    for job in jobs.upstream("events"):
-        with store.publication(job, DS, "up", settings) as publication:
-            for table in jobs.outputs(job, settings):
+    for before in jobs.upstream(job):
+        with store.publication(before, DS, "up", settings) as publication:
+            for table in jobs.outputs(before, settings):
                 folder = publication.folder(table)
                 columns = {c.name: _arrow(c.type) for c in resolve(table, settings.registry(), settings.shape()).columns}
                 pq.write_table(pa.table({name: pa.array([], kind) for name, kind in columns.items()}), f"{folder}/a.parquet")
