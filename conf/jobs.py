@@ -51,10 +51,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.neighbours",
     ),
     "candidates": JobSpec(
-        (
-            *("embeddings_user", "embeddings_item", "index", "neighbours_user", "neighbours_item", "cooc"),
-            *("user_state", "item_feat", "user_index", "item_index"),
-        ),
+        ("embeddings_user", "index", "neighbours_user", "neighbours_item", "cooc", "user_state", "user_index", "item_index"),
         ("channel_candidates", "candidates"),
         ("channels", "merge", "model.history"),
         "retrieval.candidates",
