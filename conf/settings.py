@@ -415,7 +415,9 @@ class Merge(Section):
     """How channels become one list."""
 
     kind: Literal["rrf"] = Field("rrf", description="reciprocal rank fusion: sum of weight / (60 + rank); Cormack et al. 2009")
-    weights: dict[str, Weight] = Field({}, description="weight of a channel; 1 where not named, but popular 0: it then serves users without history only")
+    weights: dict[str, Weight] = Field(
+        {}, description="weight of a channel; 1 where not named, but popular 0: it then serves users without history only"
+    )
     top: Positive = Field(200, description="published candidates per user, at most")
     layout: Literal["rows", "lists"] = Field("rows", description="one row a candidate, or one row a user with arrays")
 
