@@ -60,12 +60,6 @@ def run(asked: Request, *, resume: bool = False) -> int:
     try:
         with work.stack:
             work.run()
-    except RuntimeError as error:
-        if not type(error).__module__.startswith("horovod"):
-            raise
-        # a known end, and not the cause: the worker that failed has said why
-        fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message")
-        raise TrainingError(f"worker {work.backend.rank}", [fault]) from error
     finally:
         work.watchdog.stop()
     return 0
@@ -86,7 +80,17 @@ class Work:
         self.status: RunStatus | None = None
 
     def run(self) -> None:
-        """From start-up to publication."""
+        """From start-up to publication; raises TrainingError when another worker is gone."""
+        try:
+            self._run()
+        except RuntimeError as error:
+            if not type(error).__module__.startswith("horovod"):
+                raise
+            # a known end, and not the cause: the worker that failed has said why
+            fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message; --resume goes on")
+            raise TrainingError(f"worker {self.backend.rank}", [fault]) from error
+
+    def _run(self) -> None:
         settings = self.asked.settings
         torch.set_num_threads(settings.trainer.threads)
         torch.use_deterministic_algorithms(True)
