@@ -117,8 +117,8 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
             for field in fields
         }
         encoded = features(numbered, fields, vocabularies, id_field=id_field)
-        if side == "item":  # an item that only the clicks know is not in the catalogue
-            encoded = encoded.withColumn("eligible", F.coalesce("eligible", F.lit(False)))
+        if side == "item":  # an item that only the clicks know is eligible, as in ingest
+            encoded = encoded.withColumn("eligible", F.coalesce("eligible", F.lit(True)))
         made |= {f"{side}_index": index_of(numbered, key=key, ds=ds), f"{side}_feat": encoded.select("idx", *eligible, *_names(fields))}
         made |= {f"vocab_{name}": vocabulary for name, vocabulary in vocabularies.items()}
     return made
