@@ -162,3 +162,13 @@ def test_refuses_what_the_data_cannot_give_with_the_reason():
         resolve_rule(Session(kind="gap", max_span_s=9), has_clock=False, has_sessions=False)
     with pytest.raises(SettingsError, match="given needs session ids"):
         resolve_rule(Session(kind="given"), has_clock=True, has_sessions=False)
+
+
+@pytest.mark.data
+def test_ml_100k_has_the_sessions_its_description_names(shared_data):
+    """2,793 sessions at a pause of half an hour."""
+    text = (shared_data / "ml-100k" / "u.data").read_text()
+    clicks = sorted((int(user), int(ts), int(item)) for user, item, _, ts in (line.split("\t") for line in text.splitlines()))
+    sessions = cut_sessions(arrow([(user, item, ts, 0, None) for user, ts, item in clicks]), Rule("gap", 1800))
+    assert len(sessions) == 2793
+    assert sum(sessions["num_items"].to_pylist()) == 100_000
