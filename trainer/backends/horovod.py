@@ -39,12 +39,12 @@ class HorovodBackend(Backend):
 
     def gather_ids(self, x: Tensor) -> Tensor:
         """See Backend."""
-        gathered: Tensor = hvd.allgather(x.detach().contiguous(), name=self._name())
+        gathered: Tensor = _wait(hvd.allgather_async(x.detach().contiguous(), name=self._name()))
         return gathered
 
     def sum(self, x: Tensor) -> Tensor:
         """See Backend."""
-        total: Tensor = hvd.allreduce(x.detach(), op=hvd.Sum, name=self._name())
+        total: Tensor = _wait(hvd.allreduce_async(x.detach(), op=hvd.Sum, name=self._name()))
         return total
 
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -55,11 +55,11 @@ class HorovodBackend(Backend):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if dense:
-            hvd.grouped_allreduce_([parameter.grad for parameter in dense], op=hvd.Average, name=self._name())
+            _wait(hvd.grouped_allreduce_async_([parameter.grad for parameter in dense], op=hvd.Average, name=self._name()))
         # all started before the first is waited for: Horovod works on them together
         started = [self._start_rows(sparse_gradient(parameter)) for parameter in sparse]
         for parameter, (indices, values) in zip(sparse, started, strict=True):
-            rows, sums = hvd.synchronize(indices), hvd.synchronize(values) / self.size
+            rows, sums = _wait(indices), _wait(values) / self.size
             gathered = torch.sparse_coo_tensor(rows[None], sums, parameter.shape, check_invariants=False)
             parameter.grad = gathered.coalesce()
         self._calls = 0  # a step ends here
@@ -70,11 +70,11 @@ class HorovodBackend(Backend):
 
     def agree_min(self, value: int) -> int:
         """See Backend."""
-        return int(hvd.allreduce(torch.tensor([value]), op=hvd.Min, name=self._name()))
+        return int(_wait(hvd.allreduce_async(torch.tensor([value]), op=hvd.Min, name=self._name())))
 
     def agree_any(self, value: bool) -> bool:
         """See Backend."""
-        return int(hvd.allreduce(torch.tensor([int(value)]), op=hvd.Max, name=self._name())) > 0
+        return int(_wait(hvd.allreduce_async(torch.tensor([int(value)]), op=hvd.Max, name=self._name()))) > 0
 
     def broadcast_(self, module: nn.Module) -> None:
         """See Backend."""
@@ -83,23 +83,35 @@ class HorovodBackend(Backend):
     def barrier(self, timeout_s: float) -> None:
         """See Backend."""
         handle = hvd.allreduce_async(torch.zeros(1), op=hvd.Sum, name=self._name())
-        deadline = time.monotonic() + timeout_s
-        while not hvd.poll(handle):
-            if time.monotonic() > deadline:
-                fault = Fault(f"not all {self.size} workers came within {timeout_s:g} s", fix="see the other workers' logs")
-                raise TrainingError("barrier", [fault])
-            time.sleep(0.005)
+        if not _arrived(handle, timeout_s):
+            fault = Fault(f"not all {self.size} workers came within {timeout_s:g} s", fix="see the other workers' logs")
+            raise TrainingError("barrier", [fault])
         hvd.synchronize(handle)
+
+
+def _arrived(handle: Any, timeout_s: float) -> bool:
+    """Whether the answer came in time. Horovod's own waiting spins, and takes the core from the workers it waits for."""
+    deadline = time.monotonic() + timeout_s
+    while not hvd.poll(handle):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1e-4)
+    return True
+
+
+def _wait(handle: Any) -> Any:
+    _arrived(handle, float("inf"))
+    return hvd.synchronize(handle)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: int, name: str) -> Tensor:
         ctx.start, ctx.num, ctx.name = start, len(x), name
-        gathered: Tensor = hvd.allgather(x.contiguous(), name=name)
+        gathered: Tensor = _wait(hvd.allgather_async(x.contiguous(), name=name))
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        total = hvd.allreduce(grads[0].contiguous(), op=hvd.Sum, name=f"{ctx.name}.backward")
+        total = _wait(hvd.allreduce_async(grads[0].contiguous(), op=hvd.Sum, name=f"{ctx.name}.backward"))
         return total[ctx.start : ctx.start + ctx.num], None, None
