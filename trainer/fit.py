@@ -10,7 +10,7 @@ from torch import Tensor
 from conf.errors import Fault, TrainingError, UsageError
 from trainer.checkpoints import Checkpoints
 from trainer.loop import Loop
-from trainer.meter import Meter, line
+from trainer.meter import Meter, line, rounded
 from trainer.validation import Queries, recall
 
 LOG_STEPS = 50  # steps that a "step" line of metrics.jsonl averages over
@@ -122,7 +122,7 @@ class Fit:
         values |= extra if extra is not None else {"samples_per_s": self._rate(meter.steps, meter.seconds)}
         self._progress.lines.append(line(kind, self._progress.epoch, step, values))
         if kind == "epoch":
-            self._log("epoch", stage="train", epoch=self._progress.epoch, step=step, **values)
+            self._log("epoch", stage="train", epoch=self._progress.epoch, step=step, **rounded(values))
         return Meter()
 
     def _rate(self, steps: int, seconds: float) -> float:

@@ -60,5 +60,9 @@ def line(kind: str, epoch: int, step: int, values: Mapping[str, float | int | No
     step: global steps done. loss and its parts "<loss>.<part>" are unweighted means over rows of the global batch, loss is their
     weighted total.
     """
-    rounded = {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in values.items()}
-    return json.dumps({"kind": kind, "epoch": epoch, "step": step, **rounded})
+    return json.dumps({"kind": kind, "epoch": epoch, "step": step, **rounded(values)})
+
+
+def rounded(values: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """Floats to 7 significant digits: what float32 holds."""
+    return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in values.items()}

@@ -8,22 +8,18 @@ Reads samples, user_feat, item_feat, user_state and the sizes of the vocabularie
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
-from conf.files import hash_file, storage_faults, write_atomic
 from conf.inputs import input_manifests, seen_inputs, unchanged
-from conf.storage import FileEntry, Manifest, Publication, Record
-from trainer import export
+from conf.storage import Manifest, Publication, Record
 from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
 from trainer.checkpoints import Checkpoints, fingerprint, work_folder
@@ -33,8 +29,8 @@ from trainer.loop import Loop, Model
 from trainer.objectives import build_objectives
 from trainer.optimizers import Optimizers
 from trainer.plan import describe
-from trainer.tables import Tables, vocab_sizes
-from trainer.torch_files import Written, write_torch
+from trainer.publish import counters_of, publish_model
+from trainer.tables import Tables
 from trainer.validation import read_queries
 from trainer.watchdog import Watchdog
 
@@ -78,6 +74,7 @@ class Work:
         self.watchdog = Watchdog(self.asked.settings.trainer.watchdog_s, self._expired)
         self.is_stage = "TRICHANNEL_STAGE" in os.environ  # of the pipeline, which keeps status and log of the whole run
         self.status: RunStatus | None = None
+        self.manifests: dict[str, Manifest] = {}
 
     def run(self) -> None:
         """From start-up to publication; raises TrainingError when another worker is gone."""
@@ -94,11 +91,12 @@ class Work:
         settings = self.asked.settings
         torch.set_num_threads(settings.trainer.threads)
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 8 % of a step
         self.backend = start_backend(settings.trainer.launcher)
         publication = self._begin()
         if publication is None and self.backend.rank == 0:
             return
-        manifests = input_manifests(JOB, self.asked.store, self.asked.ds, settings)
+        manifests = self.manifests or input_manifests(JOB, self.asked.store, self.asked.ds, settings)
         samples, fitted = self._fit(manifests)
         if publication is not None:
             self._publish(publication, manifests, samples, fitted)
@@ -126,7 +124,12 @@ class Work:
         asked = self.asked
         if not self.is_stage:
             self.status = self.stack.enter_context(RunStatus(asked, JOB))
-        seen = seen_inputs(input_manifests(JOB, asked.store, asked.ds, asked.settings))
+        streams = asked.settings.trainer.streams
+        if streams % self.backend.size:
+            fault = Fault(f"{self.backend.size} workers cannot share {streams} streams equally", fix="set trainer.streams to a multiple")
+            raise UsageError("trainer.streams", [fault])
+        self.manifests = input_manifests(JOB, asked.store, asked.ds, asked.settings)
+        seen = seen_inputs(self.manifests)
         record = unchanged(JOB, asked, seen)
         if record is not None:
             self._finish(record, "skipped", f"up to date {JOB} ds={asked.ds} run={record.run_id}", {})
@@ -149,7 +152,7 @@ class Work:
         beat()
         encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
         criterion = build_objectives(settings, encoder)
-        checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), fingerprint(settings, seen_inputs(manifests)))
+        checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), self._agreed_fingerprint(manifests))
         loop = Loop(
             model=Model(encoder, criterion, Optimizers(settings, encoder, criterion)),
             backend=backend,
@@ -165,44 +168,24 @@ class Work:
         log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
         return samples, Fit(loop, queries, tables.eligible, checkpoints, log).run(resume=self.resume)
 
+    def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:
+        """What shapes the training; raises TrainingError where workers read different tables or settings."""
+        own = fingerprint(self.asked.settings, seen_inputs(manifests))
+        number = int(own[:15], 16)
+        if self.backend.agree_any(number != self.backend.agree_min(number)):
+            fault = Fault("workers read different tables or settings", f"this one: {own}", "is the root shared by all? run it again")
+            raise TrainingError(f"worker {self.backend.rank}", [fault])
+        return own
+
     def _publish(self, publication: Publication, manifests: Mapping[str, Manifest], samples: Samples, fitted: Fitted) -> None:
         asked, settings, progress = self.asked, self.asked.settings, fitted.progress
         self.watchdog.beat()
-        folder = publication.folder("model")
-        sizes = vocab_sizes(manifests, settings)
-        vocabularies = {name: manifest.identity for name, manifest in manifests.items() if name.startswith("vocab_")}
-        content = export.model_content(fitted.weights, self.encoder, settings, vocab_sizes=sizes, vocabularies=vocabularies)
-        model_id = str(content["model_id"])
-        with storage_faults(folder):
-            model_file = write_torch(asked.store.fs, f"{folder}/model.pt", content)
-            write_atomic(asked.store.fs, f"{folder}/metrics.jsonl", "".join(f"{text}\n" for text in progress.lines))
-            metrics_file = Written(*hash_file(asked.store.fs, f"{folder}/metrics.jsonl"))
-        self.watchdog.beat()
-        files = {"model.pt": model_file, "metrics.jsonl": metrics_file}
-        counters = {
-            "train_rows": samples.train_rows,
-            "valid_rows": samples.valid_rows,
-            "dropped_rows_per_epoch": fitted.dropped,
-            "steps_per_epoch": fitted.steps,
-            "epochs": progress.epoch,
-            "best_epoch": progress.best_epoch,
-            f"recall@{settings.trainer.valid_at}": progress.best_recall,
-            "workers": self.backend.size,
-        }
-        publication.seal(
-            "model",
-            [FileEntry(name, 0, file.bytes, file.sha256) for name, file in files.items()],
-            rows=0,
-            content_hash=f"0:{model_id.rsplit('-', 1)[1]}",
-            facts={name: value for manifest in manifests.values() for name, value in manifest.facts.items()} | {"model_id": model_id},
-            counters=counters,
-            versions=versions(),
-        )
-        record = publication.commit()
+        counters = counters_of(samples, fitted, settings, workers=self.backend.size)
+        record, model_id = publish_model(publication, manifests, self.encoder, fitted, settings, counters)
         self.checkpoints.clear()
-        shown = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"
+        recall = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"
         line = f"published {JOB} ds={asked.ds} run={record.run_id} seconds={self.timer.seconds:.1f} model={model_id}"
-        self._finish(record, "ok", f"{line} epochs={progress.epoch} valid_recall@{settings.trainer.valid_at}={shown}", counters)
+        self._finish(record, "ok", f"{line} epochs={progress.epoch} valid_recall@{settings.trainer.valid_at}={recall}", counters)
 
     def _finish(self, record: Record, state: str, line: str, counters: Mapping[str, Any]) -> None:
         if self.status is not None:
@@ -231,17 +214,6 @@ def start_backend(launcher: str) -> Backend:
     except ImportError as error:
         fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: single"
         raise UsageError("trainer.launcher", [Fault(f"{launcher} is not installed", str(error), fix)]) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions that shaped the model, for its manifest."""
-    found = {"python": platform.python_version()}
-    for name in ("trichannel", "torch", "petastorm", "horovod", "pyarrow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # horovod is an extra; trichannel may come as a zip
-            continue
-    return found
 
 
 def _silent(event: str, **values: Any) -> None:

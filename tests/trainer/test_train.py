@@ -1,5 +1,6 @@
 """The whole command in one process: what it publishes, that it learns, that it resumes, and how it ends when it cannot go on."""
 
+import io
 import json
 import os
 import signal
@@ -151,6 +152,22 @@ def test_patience_ends_the_training_and_the_best_epoch_is_taken(day: Day, asked:
     assert model(settings).content_hash == best
 
 
+class Terminal(io.StringIO):
+    """A stderr that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_progress_bar(day: Day, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _ = day(trainer={"epochs": 1})
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    run(asked(settings))
+    assert "epoch 0:" in terminal.getvalue()
+    assert "/25 [" in terminal.getvalue()
+
+
 # ---- resuming --------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +227,7 @@ def test_resume_without_a_checkpoint_begins_anew(day: Day, asked: Asked, capsys:
 def test_resume_after_the_last_epoch_only_publishes(day: Day, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, _ = day()
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.train.write_torch", failing(OSError("gone")))
+        patch.setattr("trainer.publish.write_torch", failing(OSError("gone")))
         with pytest.raises(OSError, match="gone"):
             run(asked(settings, "r1"))
     assert Store.of(settings).current("train", DS) is None

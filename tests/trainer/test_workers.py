@@ -145,11 +145,11 @@ def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, t
 
 
 def killed(launch: Launch, tmp_path: Path, do: Callable[[Launched], None], **trainer: object) -> tuple[Settings, Launched, int]:
-    """Start a training that would take minutes, do something to it after its first epoch, and wait for the end."""
+    """Start a training that would take minutes, do something to it after its second epoch, and wait for the end."""
     settings = horovod_settings(tmp_path / "root", epochs=500, patience=500, **trainer)
     publish(settings)
     launched = launch(settings, 2, "--run-id", "r1")
-    launched.wait_for('"event": "epoch"')
+    launched.wait_for('"epoch": 1,')  # the end of the second epoch: the checkpoint of the first is there
     do(launched)
     code = launched.ended(HORIZON_S)
     store = Store.of(settings)
@@ -165,7 +165,7 @@ def test_a_killed_worker_ends_the_other_and_the_training_resumes(tmp_path: Path,
     status = Store.of(settings).read_status("r1")
     assert status is not None
     assert status["status"] == "failed"
-    again = launch(settings, 2, "--run-id", "r2", "--resume", "--set", "trainer.epochs=3")  # the dead run's lock is taken over
+    again = launch(settings, 2, "--run-id", "r2", "--resume", "--set", "trainer.epochs=4")  # the dead run's lock is taken over
     assert again.ended(120) == 0, again.text
     assert '"event": "resume"' in again.text
     assert model_of(settings, "main")[0].run_id == "r2"
@@ -201,6 +201,7 @@ def test_a_bad_loss_on_one_worker_stops_all_at_the_same_step(tmp_path: Path, lau
     assert Store.of(settings).current("train", DS) is None
 
 
+@pytest.mark.slow
 def test_a_file_that_one_worker_cannot_read_ends_all(tmp_path: Path, launch: Launch) -> None:
     settings = horovod_settings(tmp_path / "root", epochs=500, patience=500)
     publish(settings)
@@ -220,3 +221,13 @@ def test_one_message_when_the_inputs_are_not_there(tmp_path: Path, launch: Launc
     assert launched.ended(HORIZON_S) != 0
     assert launched.text.count("error[T301]") == 1
     assert "Exit code: 3" in launched.text
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_share_the_streams_are_refused(tmp_path: Path, launch: Launch) -> None:
+    settings = horovod_settings(tmp_path / "root", streams=4)
+    publish(settings)
+    launched = launch(settings, 3)
+    assert launched.ended(HORIZON_S) != 0
+    assert "3 workers cannot share 4 streams equally" in launched.text
+    assert "Exit code: 2" in launched.text
