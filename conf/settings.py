@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from importlib import resources
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
@@ -500,6 +501,8 @@ class Settings(Section):
                     yield f"source.fields.{side}: {name!r} cannot be a field name (a-z, 0-9, _; a letter first; 40 at most)"
                 elif name in RESERVED_COLUMNS or MASK_COLUMN.fullmatch(name):
                     yield f"source.fields.{side}: {name!r} is a column of our tables; call the field otherwise and give `column: {name}`"
+                elif iskeyword(name):  # Petastorm makes a namedtuple of the columns
+                    yield f"source.fields.{side}: {name!r} is a reserved word; call the field otherwise and give `column: {name}`"
         for name in sorted(set(fields.user) & set(fields.item)):
             yield f"source.fields: {name!r} is both a user and an item field; vocabularies are named by field, so rename one"
 

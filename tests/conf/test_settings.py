@@ -187,6 +187,11 @@ def test_values_that_cannot_work_are_refused(write, text, message):
     assert message in refused(write(text))
 
 
+def test_fields_that_petastorm_cannot_name_are_refused(write):
+    # it makes a namedtuple of a batch's columns
+    assert "'class' is a reserved word" in refused(write("source: {fields: {user: {class: single}}}"))
+
+
 def test_fields_that_would_collide_with_table_columns_are_refused(write):
     for name in sorted(RESERVED_COLUMNS | {"um_b0", "vm_b12"}):
         assert "is a column of our tables" in refused(write(f"source: {{fields: {{user: {{{name}: single}}}}}}"))
