@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from pyspark.sql import SparkSession
 
 from conf.settings import Settings
-from spark_jobs.sources import generic, movielens, sequences, synthetic
+from spark_jobs.sources.generic import source as generic_source
+from spark_jobs.sources.movielens import source as movielens_source
 from spark_jobs.sources.raw import Raw
+from spark_jobs.sources.sequences import source as sequences_source
+from spark_jobs.sources.synthetic import source as synthetic_source
 
 SOURCES: Mapping[str, Callable[[SparkSession, Settings, str], Raw]] = {
-    "generic": generic.source,
-    "movielens": movielens.source,
-    "sequences": sequences.source,
-    "synthetic": synthetic.source,
+    "generic": generic_source,
+    "movielens": movielens_source,
+    "sequences": sequences_source,
+    "synthetic": synthetic_source,
 }
