@@ -104,7 +104,7 @@ class _Frame:
 
 
 def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str, as_percent: bool = False) -> str:
-    """A line chart with every line named at its end; "" if no line has a point."""
+    """A line chart over whole numbers (steps, epochs), every line named at its end; "" if no line has a point."""
     series = [line for line in series if line.points]
     if not series:
         return ""
@@ -112,8 +112,8 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str, as_
     up = ticks(min(ys), max(ys))
     names = max(len(line.label) for line in series) if len(series) > 1 else 0
     frame = _Frame((min(xs), max(xs)), (up[0], up[-1]), right=WIDTH - 16 - min(LETTER * names, WIDTH / 3))
-    # a tick for each round number inside the data only: the lines use the full width
-    across = [mark for mark in ticks(*frame.x, most=6) if frame.x[0] <= mark <= frame.x[1]]
+    # whole numbers inside the data only: steps and epochs come whole, and the lines use the full width
+    across = [mark for mark in ticks(*frame.x, most=6) if frame.x[0] <= mark <= frame.x[1] and mark == int(mark)]
     parts = [_tick_up(mark, frame, as_percent) for mark in up] + [_tick_across(mark, frame) for mark in across]
     parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
     parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')

@@ -12,13 +12,14 @@ class Step:
     """One bar.
 
     rows: a counter of the table's manifest, "" = the rows of the table. notes: counter -> what it counts, shown if not 0; a counter
-    {reason: rows} makes one note a reason.
+    {reason: rows} makes one note a reason. bar: whether its number can be compared with clicks.
     """
 
     label: str
     table: str
     rows: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    bar: bool = True
 
 
 STEPS: Final = (
@@ -54,6 +55,7 @@ STEPS: Final = (
             "pairs_below_min_count": "pairs left out: met too rarely",
             "rows_beyond_top": "neighbours left out: beyond the strongest of an item",
         },
+        bar=False,
     ),
     Step("training samples", "samples", "train_samples", notes={"train_events_only_history": "train events serve as history only"}),
     Step("validation samples", "samples", "valid_samples"),
@@ -61,13 +63,13 @@ STEPS: Final = (
 
 
 def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """The steps whose number is known, each {label, rows, notes: [{what, rows}]}."""
+    """The steps whose number is known, each {label, rows, bar, notes: [{what, rows}]}."""
     found = []
     for step in STEPS:
         manifest = manifests[step.table]
         rows = manifest.counters.get(step.rows) if step.rows else manifest.rows
         if rows is not None:
-            found.append({"label": step.label, "rows": int(rows), "notes": list(_notes(step, manifest.counters))})
+            found.append({"label": step.label, "rows": int(rows), "bar": step.bar, "notes": list(_notes(step, manifest.counters))})
     return found
 
 

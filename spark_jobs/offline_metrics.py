@@ -6,7 +6,7 @@ Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, a
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from math import log2
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from conf.tables import TEST, VALID, resolve
+from conf.tables import TEST, TRAIN, VALID, resolve
 from spark_jobs import baselines
 from spark_jobs.job import Context, Job, main, spark_schema
 from spark_jobs.oracle import oracle_lists
@@ -40,6 +40,21 @@ def sample_units(truth: DataFrame, *, max_users: int, seed: int) -> DataFrame:
     """At most `max_users` rows of `truth`, those of the smallest hash of (seed, user_idx): the same for every channel and partitioning."""
     order = F.xxhash64(F.lit(seed).cast("long"), F.col("user_idx").cast("long"))
     return truth.orderBy(order, "user_idx").limit(max_users)
+
+
+def count_truth(units: DataFrame, events: DataFrame, eligible: DataFrame) -> dict[str, int]:
+    """Held-out items of the units, how many of them nobody clicked in train, and how many may not be recommended."""
+    items = units.select(F.explode("truth").alias("item_idx"))
+    trained = events.where(F.col("split") == TRAIN).select("item_idx", F.lit(True).alias("trained")).distinct()
+    allowed = eligible.select(F.col("idx").alias("item_idx"), F.lit(True).alias("allowed"))
+    joined = items.join(trained, "item_idx", how="left").join(allowed, "item_idx", how="left")
+    row = joined.agg(
+        F.count(F.lit(1)).alias("truth_items"),
+        F.count(F.when(F.col("trained").isNull(), 1)).alias("truth_items_never_trained"),
+        F.count(F.when(F.col("allowed").isNull(), 1)).alias("truth_items_not_eligible"),
+    ).first()
+    assert row is not None
+    return row.asDict()
 
 
 def merged_lists(candidates: DataFrame, units: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
@@ -128,20 +143,22 @@ def coverage(lists: DataFrame, eligible: DataFrame, *, channels: Sequence[str], 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, DataFrame]:
     """Score every list of at most evaluation.max_users users with held-out clicks; empty tables where nothing is held out."""
     settings, counters = context.settings, context.counters
-    at = settings.evaluation.at
+    at = sorted(set(settings.evaluation.at))
     truth = held_out(tables["events"]).persist()
     units = sample_units(truth, max_users=settings.evaluation.max_users, seed=settings.split.seed).persist()
     counters["users_with_truth"], counters["users_scored"] = truth.count(), units.count()
+    counters["users_without_truth"] = context.manifests["user_index"].rows - counters["users_with_truth"]
     if counters["users_scored"] == 0:  # split.kind production: published empty, and the report says so
         return {name: _no_rows(context, name) for name in ("metrics_user", "metrics")}
-    made = {**_published(tables, units), **_compared(context, tables, units)}
+    eligible = tables["item_feat"].where("eligible").select("idx").persist()
+    counters.update(count_truth(units, tables["events"], eligible))
+    made = {**_published(tables, units), **_compared(context, tables, units, eligible)}
     channels = [*settings.channels.names, *(name for name in made if name != CHANNELS)]
     tops = (part.select("user_idx", "channel", F.slice("items", 1, max(at)).alias("items")) for part in made.values())
     lists = reduce(DataFrame.unionByName, tops).persist()
     for row in lists.where(F.size("items") > 0).groupBy("channel").count().collect():
         counters[f"users_with_list.{row['channel']}"] = row["count"]
     per_user = score(lists, units, channels=channels, at=at).persist()
-    eligible = tables["item_feat"].where("eligible").select("idx")
     rows = means(per_user).unionByName(coverage(lists, eligible, channels=channels, at=at, n_users=counters["users_scored"]))
     run_id = context.manifests["candidates"].run_id
     return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, rows)}
@@ -159,19 +176,16 @@ def _published(tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, D
     return {CHANNELS: own.select("user_idx", "channel", "items"), MERGED: merged.withColumn("channel", F.lit(MERGED))}
 
 
-def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, DataFrame]:
+def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFrame, eligible: DataFrame) -> dict[str, DataFrame]:
     """The same of what it is compared with: the baselines asked for, and the oracle of generated data. Times go to the counters."""
     settings, counters, num = context.settings, context.counters, max(context.settings.evaluation.at)
-    shared = (settings.channels.seen, settings.model.history)
-    asked = baselines.queries(units, tables["user_state"], seen=shared[0], history=shared[1]).persist()
-    eligible = tables["item_feat"].where("eligible").select("idx").persist()
-    counts = baselines.train_counts(tables["events"]).persist()
+    ask = partial(baselines.queries, user_state=tables["user_state"], seen=settings.channels.seen, history=settings.model.history)
+    asked, counts = ask(units).persist(), baselines.train_counts(tables["events"]).persist()
 
     def als() -> DataFrame:
-        truth = sample_units(held_out(tables["events"], VALID), max_users=VALID_USERS, seed=settings.split.seed).persist()
-        before = baselines.queries(truth, tables["user_state"], seen=shared[0], history=shared[1]).persist()
-        grid = settings.evaluation.als
-        chosen, tried = baselines.choose_als(counts, before, truth, eligible, grid=grid, num=num, seed=settings.split.seed)
+        seed, grid = settings.split.seed, settings.evaluation.als
+        truth = sample_units(held_out(tables["events"], VALID), max_users=VALID_USERS, seed=seed).persist()
+        chosen, tried = baselines.choose_als(counts, ask(truth).persist(), truth, eligible, grid=grid, num=num, seed=seed)
         counters["als_valid_recall"], counters["als_chosen"] = tried, chosen.name
         return baselines.als_lists(chosen, asked, eligible, num=num)
 

@@ -105,7 +105,7 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
     settings, manifests = context.settings, context.manifests
     rows = [row.asDict() for row in tables["metrics"].collect()]
     cells = index_cells(rows)
-    at = settings.evaluation.at
+    at = sorted(set(settings.evaluation.at))
     made = manifests["candidates"].counters
     users = int(made.get("candidates", made).get("users", manifests["user_index"].rows))
     title_field = settings.report.title_field or ("title" if any(f.name == "title" for f in context.registry.item_text) else None)
@@ -164,6 +164,9 @@ def _scored(context: Context) -> dict[str, Any]:
     return {
         "users": counters.get("users_scored", 0),
         "users_with_truth": counters.get("users_with_truth", 0),
+        "truth_items": counters.get("truth_items", 0),
+        "never_trained": counters.get("truth_items_never_trained", 0),
+        "not_eligible": counters.get("truth_items_not_eligible", 0),
         "with_list": _under("users_with_list.", counters),
         "seconds": _under("seconds.", counters),
         "als_chosen": counters.get("als_chosen"),

@@ -28,7 +28,7 @@ def copy_of_day(scored_day: Request, tmp_path: Path) -> Callable[..., Request]:
     """copy_of_day(run_id="r2", report={...}) -> a request on a copy of the day, with other settings."""
 
     def copy(run_id: str = "r2", **changed: dict[str, object]) -> Request:
-        root = tmp_path / "copy"
+        root = tmp_path / run_id
         shutil.copytree(scored_day.settings.storage.root, root)
         return request_for(root, day_settings(**changed), run_id=run_id, ds=scored_day.ds)
 

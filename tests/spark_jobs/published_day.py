@@ -66,6 +66,12 @@ def _frame(context: Context, name: str, rows: list[tuple[Any, ...]]) -> DataFram
     return context.spark.createDataFrame(rows, spark_schema(resolve(name, context.registry, context.settings.shape())))
 
 
+def _published(context: Context, name: str) -> DataFrame:
+    """A table of the day, whether or not the job lists it among its inputs."""
+    store = context.store
+    return context.spark.read.parquet(*store.files_of(store.manifest(name, context.ds, context.settings)))
+
+
 def ingest(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Any]:
     log = random_log(5, users=40, items=30, clicks=900)
     users, items = sorted({c.user for c in log}), sorted({c.item for c in log} | {"i-cold"})
@@ -115,11 +121,11 @@ def training_log() -> list[dict[str, Any]]:
     return [*steps, *epochs]
 
 
-def embed(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+def embed(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     vector = F.array(F.lit(1.0), F.lit(0.0)).cast("array<float>").alias("vector")
     interest = F.lit(0).cast("tinyint").alias("interest")
-    users = tables["user_state"].select(F.col("user_idx").alias("idx"), interest, vector)
-    return {"embeddings_user": users, "embeddings_item": tables["item_feat"].select("idx", interest, vector)}
+    users = _published(context, "user_state").select(F.col("user_idx").alias("idx"), interest, vector)
+    return {"embeddings_user": users, "embeddings_item": _published(context, "item_feat").select("idx", interest, vector)}
 
 
 def index(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
@@ -130,18 +136,18 @@ def index(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
     return {"index": Artefact(("index.json",))}
 
 
-def neighbours(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+def neighbours(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     none = (F.array().cast("array<int>").alias("neighbours"), F.array().cast("array<float>").alias("similarities"))
-    return {f"neighbours_{side}": tables[f"embeddings_{side}"].select("idx", *none) for side in ("user", "item")}
+    return {f"neighbours_{side}": _published(context, f"embeddings_{side}").select("idx", *none) for side in ("user", "item")}
 
 
-def candidates(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+def candidates(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     """Random lists of unseen eligible items; i2i has nothing for every third user; merged is u2i with i2i's ranks beside it."""
-    eligible = [row["idx"] for row in tables["item_feat"].where("eligible").orderBy("idx").collect()]
-    user_key, item_key = ({row["idx"]: row["key"] for row in tables[f"{side}_index"].collect()} for side in ("user", "item"))
+    eligible = [row["idx"] for row in _published(context, "item_feat").where("eligible").orderBy("idx").collect()]
+    user_key, item_key = ({row["idx"]: row["key"] for row in _published(context, f"{side}_index").collect()} for side in ("user", "item"))
     channel_rows: list[tuple[Any, ...]] = []
     merged: list[tuple[Any, ...]] = []
-    for state in tables["user_state"].orderBy("user_idx").collect():
+    for state in _published(context, "user_state").orderBy("user_idx").collect():
         user, rng = state["user_idx"], np.random.default_rng(state["user_idx"])
         fresh = [i for i in eligible if i not in state["items"]]
         lists = {name: rng.permutation(fresh).tolist()[:12] for name in ("u2i", "i2i", "itemcf")} | {"popular": fresh[:12]}

@@ -117,6 +117,14 @@ def test_truth_is_distinct_and_the_sample_is_the_same_for_any_partitioning(spark
     assert few < {row["user_idx"] for row in om.sample_units(truth, max_users=9, seed=3).collect()}
 
 
+def test_truth_that_nothing_could_find_is_counted(spark: SparkSession) -> None:
+    units = spark.createDataFrame([(1, [4, 5]), (2, [5, 6, 7])], UNITS)
+    # 4 and 5 were clicked in train (5 twice), 6 in valid only, 7 never; 6 and 4 are not eligible
+    log = spark.createDataFrame([(1, 4, 0), (1, 5, 0), (2, 5, 0), (2, 6, 1)], "user_idx int, item_idx int, split tinyint")
+    eligible = spark.createDataFrame([(5,), (7,)], "idx int")
+    assert om.count_truth(units, log, eligible) == {"truth_items": 5, "truth_items_never_trained": 2, "truth_items_not_eligible": 2}
+
+
 def test_means_carry_normal_intervals(spark: SparkSession) -> None:
     per_user = scored(spark, {(1, "a"): [1], (2, "a"): [9], (3, "a"): [3]}, {1: [1], 2: [2], 3: [3]}, ["a"], [1])
     row = om.means(per_user).where("metric = 'recall'").collect()[0]
