@@ -8,8 +8,8 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +84,7 @@ def train_alone(asked: Request, *, resume: bool = False) -> int:
         print(shlex.join(command), flush=True)
         # one process is enough to say what would be trained
         command = [sys.executable, "-m", "trainer.train", *asked.arguments(), "--dry-run"]
-    return subprocess.run(command, env=_environment(asked), check=False).returncode
+    return run_tree(command, env=_environment(asked))
 
 
 # glibc gives large blocks back to the kernel at every free, and takes them again, page by page, at every step: kept, a step
@@ -105,12 +105,40 @@ def train(asked: Request, status: RunStatus | None = None) -> None:
         return
     environment = _environment(asked) | {"TRICHANNEL_STAGE": "1"}  # the run's status file is ours to write
     # stdout belongs to the summary line of the whole run, so the trainer's goes to stderr
-    code = subprocess.run(train_command(asked), stdout=sys.stderr.fileno(), env=environment, check=False).returncode
+    code = run_tree(train_command(asked), stdout=sys.stderr.fileno(), env=environment)
     if code != 0:
         _note(asked, status, "failed", timer, None)
         fault = Fault(f"the trainer ended with exit code {code}", "its own message stands above", "trichannel train --resume goes on")
         raise TrainingError(f"job {TRAIN}, ds={asked.ds}", [fault])
     _note(asked, status, "ok", timer, asked.store.current(TRAIN, asked.ds))
+
+
+def run_tree(command: Sequence[str], *, env: Mapping[str, str], stdout: int | None = None, grace_s: float = 15) -> int:
+    """Exit code of the command. If this process is told to end meanwhile, the command and all that it started are ended first.
+
+    grace_s: seconds they have to give back what they hold (the trainer its lock) before they are killed.
+    """
+    # in a session of its own: Ctrl-C reaches only us, and what it means for the trainer is decided here
+    process = subprocess.Popen(command, stdout=stdout, env=dict(env), start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        _end_tree(process, grace_s)
+        raise
+
+
+def _end_tree(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+    try:
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]  # listed first: whoever outlives its parent could not be found again
+    except psutil.NoSuchProcess:
+        return
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=grace_s)
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
 
 
 def _note(asked: Request, status: RunStatus | None, state: str, timer: Timer, record: Record | None) -> None:
