@@ -279,7 +279,8 @@ def _write_all(context: Context, made: Mapping[str, DataFrame | Output | Artefac
             return {name: future.result().rows for name, future in written.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            context.spark.sparkContext.cancelAllJobs()
+            with suppress(Exception):  # Spark itself may be what died
+                context.spark.sparkContext.cancelAllJobs()
             raise
 
 

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 from pyspark.sql.catalog import Catalog
 
 from conf.errors import GateError
@@ -46,6 +47,15 @@ def test_the_error_of_the_transform_is_the_one_raised(spark, ask, error, monkeyp
     with pytest.raises(type(error)) as caught:
         run_job(sessions_job(error=error), spark, ask())
     assert caught.value is error
+
+
+def test_the_error_of_writing_is_the_one_raised_also_when_spark_cannot_be_told_to_stop(spark, ask, monkeypatch):
+    def broken(_):
+        raise ConnectionRefusedError("the JVM is gone")
+
+    monkeypatch.setattr(SparkContext, "cancelAllJobs", broken)
+    with pytest.raises(GateError, match="0 rows"):
+        run_job(sessions_job(rows=[]), spark, ask())
 
 
 @pytest.mark.parametrize("damage", ["file gone", "file shorter", "folder gone"])
