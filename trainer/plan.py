@@ -3,7 +3,7 @@
 from torch import nn
 
 from conf.command import Request
-from conf.errors import USAGE, TrichannelError
+from conf.errors import NotReadyError
 from conf.inputs import input_manifests
 from conf.settings import Settings
 from trainer.backends import build_backend
@@ -26,10 +26,10 @@ def describe(asked: Request, *, resume: bool = False) -> str:
     lines = [command_line(asked, resume=resume), f"losses: {losses(asked.settings)}"]
     try:
         manifests = input_manifests("train", asked.store, asked.ds, asked.settings)
-    except TrichannelError as error:
-        if error.exit_code == USAGE:
-            raise
+    except NotReadyError as error:
         return "\n".join([*lines, "tables and steps are not known yet:", *(f"  {fault}" for fault in error.faults)])
+    except OSError as error:  # no client for the root's file system on this machine
+        return "\n".join([*lines, f"tables and steps are not known: {asked.settings.storage.root} cannot be reached: {error}"])
     settings, trainer = asked.settings, asked.settings.trainer
     tables = Tables.read(asked.store, manifests, settings)
     registry = settings.registry()

@@ -48,7 +48,8 @@ class Watchdog:
                 self._expire(waited)
 
     def _expire(self, waited: float) -> None:
-        sentence = f"no progress for {waited:.0f} s (trainer.watchdog_s is {self.limit_s:g}); ending this worker; raise it if a table or a checkpoint takes longer"
+        limit = f"trainer.watchdog_s is {self.limit_s:g}; raise it where a table or a checkpoint takes longer"
+        sentence = f"no progress for {waited:.0f} s ({limit}); ending this worker"
         try:
             print(f"{sentence}; exit {TRAINING}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

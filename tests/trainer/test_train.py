@@ -19,7 +19,7 @@ import yaml
 from conf.command import Request
 from conf.errors import BadDataError, LockedError, NotReadyError, TrainingError, UsageError
 from conf.files import hash_file
-from conf.settings import Settings
+from conf.settings import Settings, load
 from conf.storage import Manifest, Store
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
 from trainer import fit
@@ -328,6 +328,21 @@ def test_dry_run_prints_the_plan_and_changes_nothing(day: Day, tmp_path: Path) -
     assert "workers: 3, each 16 rows a step" in done.stdout
     assert "embed.item_id.weight: 84 x 16" in done.stdout
     assert sorted(str(p) for p in (tmp_path / "root").rglob("*")) == before
+
+
+def test_the_plan_of_tables_that_are_not_there(tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(asked(planted_settings(tmp_path / "root", trainer={"launcher": "horovod"}), dry_run=True)) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("horovodrun -np 1 --gloo python -m trainer.train ")
+    assert "table samples is not there yet" in shown
+
+
+def test_production_is_planned_where_its_root_cannot_be_reached(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load("production")
+    assert run(asked(settings, dry_run=True)) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"horovodrun -np {settings.trainer.workers} --gloo python -m trainer.train ")
+    assert "not known" in shown
 
 
 def test_the_command_is_quiet_and_prints_no_library_warnings(day: Day, tmp_path: Path) -> None:
