@@ -99,7 +99,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def test_the_cluster_python_has_no_project(cluster: Cluster) -> None:
     code = "import pyspark, torch, faiss\ntry:\n import spark_jobs\nexcept ImportError:\n print('bare')"
-    done = subprocess.run([cluster.python, "-c", code], env=cluster.environment, cwd=cluster.folder, capture_output=True, text=True, check=True)
+    command = [str(cluster.python), "-c", code]
+    done = subprocess.run(command, env=cluster.environment, cwd=cluster.folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "bare"
 
 
