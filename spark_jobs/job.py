@@ -17,7 +17,7 @@ from typing import Any
 
 import pyspark
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -394,19 +394,22 @@ def _verify(context: Context, table: Table, files: Sequence[str]) -> str:
 def row_hash(table: Table) -> Any:
     """A 64-bit hash of a row as a Spark column; floats of model-derived tables are rounded to 1e-5, nulls are distinct from absence."""
 
-    def value(name: str, kind: str) -> Any:
-        column = F.col(name)
-        if table.derived and kind in ("float32", "float64"):
-            return F.round(column.cast("double"), 5) + F.lit(0.0)  # + 0.0 turns -0.0 into 0.0
-        if table.derived and kind == "array<float32>":
-            return F.transform(column, lambda x: F.round(x.cast("double"), 5) + F.lit(0.0))
-        return column
-
-    columns = [value(c.name, c.type) for c in table.columns if c.name != "run_id"]
+    columns = [_rounded(F.col(c.name), c.type) if table.derived else F.col(c.name) for c in table.columns if c.name != "run_id"]
     nulls = [F.col(c.name).isNull() for c in table.columns if c.nullable]
     # xxhash64 folds arrays into one another: without the lengths, [1], [2] would hash like [1, 2], []
     lengths = [F.size(c.name) for c in table.columns if c.type.startswith("array<")]
     return F.xxhash64(*columns, *nulls, *lengths)
+
+
+def _rounded(column: Column, kind: str) -> Column:
+    """The value with its floats rounded to 1e-5, however deep they lie."""
+    if kind in ("float32", "float64"):
+        return F.round(column.cast("double"), 5) + F.lit(0.0)  # + 0.0 turns -0.0 into 0.0
+    if "float" not in kind:
+        return column
+    if kind.startswith("array<"):
+        return F.transform(column, lambda x: _rounded(x, kind[6:-1]))
+    return F.struct(*[_rounded(column[name], inner).alias(name) for name, inner in (part.split(":") for part in kind[7:-1].split(","))])
 
 
 _TYPE_NAMES: Mapping[type[T.DataType], str] = {

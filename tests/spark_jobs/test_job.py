@@ -125,3 +125,14 @@ def test_derived_tables_hash_floats_to_1e_5(spark):
     rows = [(1, 0, [0.123456, -0.0]), (1, 0, [0.123459, 0.0]), (1, 0, [0.12350, 0.0])]
     hashes = [r[0] for r in spark.createDataFrame(rows, spark_schema(table)).select(row_hash(table).alias("h")).collect()]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_derived_tables_hash_floats_inside_structs_to_1e_5(spark):
+    table = TABLES["candidates"]
+
+    def row(score):
+        return ("2026-01-31", "u", 1, "i", 0.5, [("u2i", 1, score)], False, "m", "r")
+
+    rows = [row(0.123456), row(0.1234561), row(0.12350)]
+    hashes = [r[0] for r in spark.createDataFrame(rows, spark_schema(table)).select(row_hash(table).alias("h")).collect()]
+    assert hashes[0] == hashes[1] != hashes[2]
