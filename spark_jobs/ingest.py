@@ -39,15 +39,15 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     counters.update(clicks=kept[0], users_with_clicks=kept[1], items_with_clicks=kept[2])
     if kept[0] == 0:
         raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
+    users = complete(raw.users, clicks, "user_key", registry.source_fields("user")).persist()
+    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), F.col("publish_ts"), F.col("eligible")).persist()
     context.facts.update(
         has_clock=raw.has_clock,
-        user_key_type=key_type(clicks, "user_key", raw.user_key_type),
-        item_key_type=key_type(clicks, "item_key", raw.item_key_type),
+        user_key_type=key_type(users, "user_key", raw.user_key_type),
+        item_key_type=key_type(items, "item_key", raw.item_key_type),
         first_ts=kept[3],
         last_ts=kept[4],
     )
-    users = complete(raw.users, clicks, "user_key", registry.source_fields("user"))
-    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), F.col("publish_ts"), F.col("eligible"))
     return {
         "clicks": Output(clicks.select(*CLICK_COLUMNS), sort_by=("user_key", "ts", "seq")),
         "users": users,
@@ -201,11 +201,14 @@ def complete(entities: DataFrame, clicks: DataFrame, key: str, fields: tuple[Fie
     return whole.select(key, *filled)
 
 
-def key_type(clicks: DataFrame, key: str, known: str) -> str:
-    """The type published tables give the key back in: int64 if every key is a canonical integer and the source does not know better."""
-    if known != "infer":
+def key_type(entities: DataFrame, key: str, known: str) -> str:
+    """The type published tables give the key back in: int64 if every key, clicked or not, is a canonical integer; else string.
+
+    A log of integer keys may come with a catalogue that writes some as text ('9e+05'): then all are text.
+    """
+    if known == "string":
         return known
-    return "string" if clicks.where(~F.col(key).rlike(CANONICAL_INT)).limit(1).count() else "int64"
+    return "string" if entities.where(~F.col(key).rlike(CANONICAL_INT)).limit(1).count() else "int64"
 
 
 JOB = Job("ingest", transform, "Read the raw data of a day's window and publish clicks, users, items and rejects.")

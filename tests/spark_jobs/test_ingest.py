@@ -153,6 +153,7 @@ def test_items_of_catalogue_and_log_are_all_there(spark: SparkSession, partition
         (["1", "9999999999999999999"], "infer", "string"),  # beyond int64
         (["1"], "string", "string"),
         (["1"], "int64", "int64"),
+        (["1", "9e+05"], "int64", "string"),  # integers in the log, text in the catalogue
     ],
 )
 def test_key_types(spark: SparkSession, keys: list[str], known: str, kind: str) -> None:
@@ -194,6 +195,16 @@ def test_a_day_is_published_with_facts_and_every_row_accounted_for(
         "first_ts": MIDNIGHT,
         "last_ts": MIDNIGHT + 59 * 60,
     }
+
+
+def test_a_catalogue_key_that_is_no_integer_makes_all_item_keys_text(
+    spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path
+) -> None:
+    (tmp_path / "items.csv").write_text("key\n5\n9e+05\n")
+    catalogue = {"path": str(tmp_path / "items.csv")}
+    asked, _ = day_of(spark, make_request, tmp_path, HEADER + f"1,5,{MIDNIGHT}\n", items=catalogue)
+    facts = asked.store.manifest("clicks", DS, asked.settings).facts
+    assert (facts["user_key_type"], facts["item_key_type"]) == ("int64", "string")
 
 
 @pytest.mark.parametrize(
