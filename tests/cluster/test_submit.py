@@ -120,6 +120,9 @@ def test_each_stage_alone(cluster: Cluster) -> None:
         else:
             submit = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", cluster.master, "--executor-memory", "1g"]
             submit += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2"]
+            # three JVMs on a test machine of two cores: what each compiles, it hardly ever runs again
+            for side in ("driver", "executor"):
+                submit += ["--conf", f"spark.{side}.extraJavaOptions=-XX:TieredStopAtLevel=1 -Xss8m"]
             command = [*submit, "--py-files", str(cluster.package), str(module), *arguments]
         done = subprocess.run(command, env=environment, cwd=cluster.folder, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{job}:\n{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
