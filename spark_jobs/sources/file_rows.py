@@ -18,8 +18,8 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.errors import BadDataError, Fault, SchemaError, TrichannelError
-from spark_jobs.sources.files import Format, Opened, data_files, open_file, spark_path
+from conf.errors import BadDataError, Fault, TrichannelError
+from spark_jobs.sources.files import Format, Opened, common_header, data_files, open_file, spark_path
 
 BAD = "__trichannel_bad_row"
 
@@ -95,16 +95,7 @@ def split_header(line: str, separator: str) -> list[str]:
 
 
 def _csv(lines: DataFrame, first: Mapping[str, str], path: str, separator: str, setting: str) -> Opened:
-    headers = {file: split_header(line, separator) for file, line in sorted(first.items())}
-    main, names = next(iter(headers.items()))
-    faults = [
-        Fault(f"{unquote(file)} has other columns than {unquote(main)}", f"found: {', '.join(header)}", f"want: {', '.join(names)}")
-        for file, header in headers.items()
-        if header != names
-    ]
-    faults += [Fault(f"two columns are called {name!r}", fix="rename one of them") for name in sorted(set(names)) if names.count(name) > 1]
-    if faults:
-        raise SchemaError(f"{setting}={path}", faults)
+    names = common_header({unquote(file): split_header(line, separator) for file, line in sorted(first.items())}, path, setting)
     schema = T.StructType([T.StructField(f"c{i}", T.StringType()) for i in range(len(names))] + [T.StructField(BAD, T.StringType())])
     options = {"sep": separator, "quote": '"', "escape": '"', "mode": "PERMISSIVE", "columnNameOfCorruptRecord": BAD}
     parsed = F.from_csv("value", schema.simpleString(), options)

@@ -5,7 +5,7 @@ that does not parse, else null).
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,18 +79,25 @@ def open_file(
     return _open_typed(spark, path, files, file_format, setting)
 
 
-def _open_csv(spark: SparkSession, path: str, files: Sequence[str], separator: str, setting: str, multi_line: bool) -> Opened:
-    filesystem, _ = open_root(path)
-    headers = {name: _header(filesystem, name, separator) for name in files}
-    names = headers[files[0]]
+def common_header(headers: Mapping[str, Sequence[str]], path: str, setting: str) -> list[str]:
+    """The column names that all csv files (name -> header) share; SchemaError where one differs from the first, or a name stands twice."""
+    main, names = next(iter(headers.items()))
     faults = [
-        Fault(f"{name} has other columns than {files[0]}", f"found: {', '.join(header)}", f"want: {', '.join(names)}")
+        Fault(f"{name} has other columns than {main}", f"found: {', '.join(header)}", f"want: {', '.join(names)}")
         for name, header in headers.items()
         if header != names
     ]
-    faults += [Fault(f"two columns are called {name!r}", fix="rename one of them") for name in sorted(set(names)) if names.count(name) > 1]
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    faults += [Fault(f"two columns are called {name!r}", fix="rename one of them") for name in twice]
     if faults:
         raise SchemaError(f"{setting}={path}", faults)
+    return list(names)
+
+
+def _open_csv(spark: SparkSession, path: str, files: Sequence[str], separator: str, setting: str, multi_line: bool) -> Opened:
+    filesystem, _ = open_root(path)
+    headers = {name: _header(filesystem, name, separator) for name in files}
+    names = common_header(headers, path, setting)
     df = read_csv(spark, path, len(names), separator=separator, multi_line=multi_line)
     found = tuple(df.columns)
     partitions = found[len(names) : found.index("_file")]  # Spark adds one for each folder named key=value
