@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from conf import errors
-from conf.settings import Settings, check_ds, check_name, load
+from conf.names import check_ds, check_name
+from conf.settings import Settings, load
 from conf.storage import MAIN, Store, new_run_id, now
 
 

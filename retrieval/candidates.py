@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault
-from conf.settings import Channels, Merge
+from conf.sections.retrieval import Channels, Merge
 from retrieval.channels import build_channel
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged

@@ -20,7 +20,7 @@ from conf.draws import words64
 from conf.errors import BadDataError, Fault, GateError, SettingsError
 from conf.fields import FIRST_ID, Registry
 from conf.files import hash_file, storage_faults
-from conf.settings import Index
+from conf.sections.retrieval import Index
 from retrieval.ragged import F32, I32, Bools
 from retrieval.vector_index import VectorIndex, flat_vectors, set_nprobe, unit
 from retrieval.worker import read_columns

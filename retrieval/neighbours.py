@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.settings import I2I
+from conf.sections.retrieval import I2I
 from retrieval.ragged import F32, F64, Ragged, best_first
 from retrieval.search import NEIGHBOURS_SCHEMA, ArrowFunction, make_search, neighbours_batch, vectors_of, without_self
 from retrieval.vector_index import IndexFiles, VectorIndex, index_files, unit

@@ -22,7 +22,7 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import Als
+from conf.sections.evaluation import Als
 from conf.tables import TRAIN
 
 Ints = npt.NDArray[np.int32]

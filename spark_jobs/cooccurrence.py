@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from conf.errors import Fault, SettingsError
 from conf.fields import FIRST_ID, Registry
-from conf.settings import Cooc
+from conf.sections.data import Cooc
 from spark_jobs.job import Context, Job, main
 
 I64 = npt.NDArray[np.int64]

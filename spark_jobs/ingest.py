@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault, GateError
 from conf.fields import Field
-from conf.settings import Source
+from conf.sections.source import Source
 from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.sources import SOURCES
 from spark_jobs.sources.raw import FIRST_TS, LAST_TS, Raw

@@ -13,7 +13,8 @@ from typing import Any
 
 from conf.errors import BadDataError, Fault, SchemaError, StorageError, UsageError
 from conf.fields import Side
-from conf.settings import MASK_COLUMN, RESERVED_COLUMNS, Settings, to_yaml
+from conf.names import MASK_COLUMN, RESERVED_COLUMNS
+from conf.settings import Settings, to_yaml
 from spark_jobs.sniff import (
     Table,
     attributes_file,

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import Fault, SettingsError
-from conf.settings import Session
+from conf.sections.data import Session
 from conf.tables import TRAIN
 from spark_jobs.job import Context, Job, main
 from spark_jobs.user_batches import in_order, whole_users

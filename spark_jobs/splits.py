@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault, SettingsError
-from conf.settings import Split
+from conf.sections.data import Split
 from conf.tables import CONTEXT, TEST, TRAIN, VALID
 from spark_jobs.ranking import with_rank
 

@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from torch import Tensor, nn
 
 from conf.fields import Registry
-from conf.settings import Channels, Settings
+from conf.sections.retrieval import Channels
+from conf.settings import Settings
 from retrieval.ragged import Ragged, best_first, last_distinct
 from retrieval.scoring import two_steps
 from retrieval.world import Users, World

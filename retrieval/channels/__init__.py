@@ -7,7 +7,7 @@ A list holds distinct items that may be recommended and were not seen, best firs
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from conf.settings import Channels
+from conf.sections.retrieval import Channels
 from retrieval.channels import i2i, itemcf, popular, u2i, u2u2i
 from retrieval.ragged import Ragged
 from retrieval.world import Users, World

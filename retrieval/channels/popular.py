@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conf.settings import Channels
+from conf.sections.retrieval import Channels
 from retrieval.ragged import Ragged, contains, ranges
 from retrieval.world import Users, World
 

@@ -1,6 +1,6 @@
 """U2I: the items nearest to the user's own vector. MIC (Lu et al. 2022), 3.7."""
 
-from conf.settings import Channels
+from conf.sections.retrieval import Channels
 from retrieval.ragged import Ragged, best_first, without
 from retrieval.world import Users, World
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conf.settings import Channels
+from conf.sections.retrieval import Channels
 from retrieval.ragged import F64, Ragged, best_first
 from retrieval.scoring import relevance, times, two_steps
 from retrieval.world import Users, World

@@ -1,4 +1,4 @@
-"""Raw formats: one file each. A new one is a new file, a line in SOURCES, and its name in conf.settings.Source.kind."""
+"""Raw formats: one file each. A new one is a new file, a line in SOURCES, and its name in conf.sections.source.Source.kind."""
 
 from collections.abc import Callable, Mapping
 

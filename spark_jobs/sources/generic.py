@@ -8,7 +8,8 @@ from pyspark.sql import types as T
 
 from conf.errors import Fault, SchemaError
 from conf.fields import Side
-from conf.settings import EntityFile, FieldSpec, Settings, Source
+from conf.sections.source import EntityFile, FieldSpec, Source
+from conf.settings import Settings
 from spark_jobs.sources.file_rows import naming_the_file, open_log
 from spark_jobs.sources.files import Opened, open_file
 from spark_jobs.sources.guess import guess_ts_format, nearest

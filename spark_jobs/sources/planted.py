@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from conf.draws import permutation, words64
-from conf.settings import Settings, Synthetic
+from conf.sections.source import Synthetic
+from conf.settings import Settings
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

@@ -9,7 +9,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import Settings, Synthetic
+from conf.sections.source import Synthetic
+from conf.settings import Settings
 from spark_jobs.sources import planted
 from spark_jobs.sources.planted import DAY_S, ITEM, World, item_key, oracle_top, user_key, world
 from spark_jobs.sources.raw import Raw, click_columns

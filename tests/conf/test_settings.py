@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from conf.errors import SettingsError
-from conf.settings import RESERVED_COLUMNS, Settings, check_ds, check_name, is_day, load, to_yaml
+from conf.names import RESERVED_COLUMNS, check_ds, check_name, is_day
+from conf.settings import Settings, load, to_yaml
 from conf.tables import mask_columns, resolve
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conf.settings import Channels
+from conf.sections.retrieval import Channels
 from retrieval.channels import CHANNELS, build_channel
 from retrieval.ragged import Ragged
 from retrieval.world import Users

@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import BadDataError, GateError, SettingsError
 from conf.files import hash_file
-from conf.settings import Index
+from conf.sections.retrieval import Index
 from retrieval.index import Vectors, build, has_known_field, measure_recall, read_vectors, refuse_below, sample_users
 from retrieval.vector_index import index_files, unit
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, day_settings, manifest, table

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conf.settings import I2I
+from conf.sections.retrieval import I2I
 from retrieval.neighbours import make_user_search, neighbours_item, neighbours_user, raised_neighbours, set_similarity
 from retrieval.ragged import Ragged
 from retrieval.search import make_search

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import Settings, Split
+from conf.sections.data import Split
+from conf.settings import Settings
 from conf.tables import TABLES, resolve
 from spark_jobs.job import Job, RunResult, run_job, spark_schema
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import spark_jobs.cooccurrence as job
 from conf.errors import SettingsError
 from conf.fields import Field, Registry
-from conf.settings import Cooc
+from conf.sections.data import Cooc
 from spark_jobs.cooccurrence import Rule, count_chunking, count_kept, count_pairs, pairs_of, strongest, weigh
 from tests.spark_jobs.small_logs import shuffle_partitions
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from conf.settings import Split
+from conf.sections.data import Split
 from spark_jobs.events import count, encode, user_states
 from spark_jobs.splits import assign_split
 from tests.spark_jobs.small_logs import Click, clicks_df, histories, random_log, slow_split

@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.errors import BadDataError, NotReadyError, SchemaError, UsageError
-from conf.settings import FieldSpec, Settings, load
+from conf.sections.source import FieldSpec
+from conf.settings import Settings, load
 from spark_jobs.init import field_name, init, last_day
 from spark_jobs.sniff import field_role
 from spark_jobs.sources.generic import source

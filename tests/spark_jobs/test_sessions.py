@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.errors import SettingsError
-from conf.settings import Session
+from conf.sections.data import Session
 from conf.tables import TABLES
 from spark_jobs.job import spark_schema
 from spark_jobs.sessions import Rule, count, cut_sessions, resolve_rule, sessionise

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.settings import Settings, Synthetic
+from conf.sections.source import Synthetic
+from conf.settings import Settings
 from spark_jobs.sources import SOURCES, planted, synthetic
 from spark_jobs.sources.raw import CLICKS
 

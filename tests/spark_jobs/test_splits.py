@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from conf.errors import SettingsError
-from conf.settings import Split
+from conf.sections.data import Split
 from spark_jobs.splits import assign_split
 from tests.spark_jobs.small_logs import DAY_S, START_S, Click, clicks_df, histories, random_log, shuffle_partitions, slow_split
 

@@ -1,0 +1,74 @@
+"""Settings of the tables made from clicks: where they live, what is held out, sessions, co-occurrence, training samples."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from conf.sections.section import Positive, Section, Share
+
+
+class Storage(Section):
+    """Where tables live and how runs are locked."""
+
+    root: str = Field("data", min_length=1, description="folder of all tables: a local path, or a URI that pyarrow opens (hdfs://, s3://)")
+    lock_expiry_s: float = Field(300, gt=0, description="seconds without a heartbeat after which a lock counts as stale; decision")
+    heartbeat_s: float = Field(20, gt=0, description="seconds between heartbeats of a held lock; decision")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.root) & set("*?[]{}\\"):
+            raise ValueError("storage.root cannot hold any of * ? [ ] { } \\: Spark would read it as a pattern")
+        if self.lock_expiry_s < 2 * self.heartbeat_s:
+            raise ValueError("storage.lock_expiry_s must be at least twice storage.heartbeat_s, or live locks look stale")
+        return self
+
+
+class Split(Section):
+    """Which clicks are held out for validation and test."""
+
+    kind: Literal["production", "temporal", "last_k", "user"] = Field("production", description="production holds nothing out")
+    k: Positive = Field(5, description="events held out per user for test, and as many before them for valid (last_k; needs 2k+1 events)")
+    test_days: Positive = Field(2, description="last days held out for test (temporal); the day before them is valid; MicRec 5.1")
+    seed: int = Field(1230, description="seed of the 8:1:1 assignment (user); ComiRec's")
+
+
+class Session(Section):
+    """What makes a session."""
+
+    kind: Literal["auto", "gap", "given", "user"] = Field(
+        "auto", description="auto: given where ids are there, else gap, else (no clock) user"
+    )
+    gap_s: Positive = Field(3600, description="seconds of pause that end a session: longer than this; MicRec 4.1")
+    max_span_s: Positive | None = Field(None, description="a session is also cut when it spans more seconds; null = never")
+    max_user_clicks: Positive = Field(20_000, description="most recent clicks kept per user, against bots; decision")
+
+
+class Cooc(Section):
+    """Which items count as having met, and how strongly."""
+
+    count: Literal["auto", "set", "multiset", "window"] = Field(
+        "auto", description="auto: set, or window where the data has no clock; set: sessions that hold both; multiset: n_i*n_j"
+    )
+    window: Positive = Field(5, description="largest click distance that makes a pair (count: window)")
+    max_session_items: int = Field(50, ge=2, description="distinct items per session; longer sessions are cut in chunks of this; decision")
+    min_count: Positive = Field(1, description="pairs that met less often are dropped")
+    top: Positive = Field(128, description="pairs kept per item, by weight; decision")
+    category_field: str | None = Field(None, description="item field compared for same_category; null = none")
+    beta: float = Field(1.0, ge=0, description="extra weight of pairs of one category; MicRec 4.1 gives none, decision")
+
+
+class Masks(Section):
+    """The perturbed view of each training sample; MIC 3.3.1."""
+
+    strategy: Literal["random_p"] = Field("random_p", description="random_p: each field on its own; MIC 3.3.1")
+    p_field: Share = Field(0.3, description="probability that a field is masked; decision, MIC gives none")
+    p_hist: Share = Field(0.2, description="probability that a history position is dropped; decision")
+    draws: Positive = Field(1, description="mask draws stored per sample; epoch e uses draw e mod draws")
+    seed: int = Field(17, description="seed of the masks")
+
+
+class Samples(Section):
+    """The training samples."""
+
+    masks: Masks = Masks()
+    row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")

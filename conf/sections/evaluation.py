@@ -1,0 +1,40 @@
+"""Settings of what is refused, measured and shown."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from conf.sections.section import Positive, Section, Share
+
+
+class Gates(Section):
+    """What refuses to publish (exit 4)."""
+
+    max_reject_share: Share = Field(0.05, description="share of raw rows refused above which ingest stops; decision")
+    min_rows: Positive = Field(1, description="rows that every table not marked as possibly empty needs")
+    unique_keys: bool = Field(True, description="check that the key columns of each table are unique")
+
+
+class Als(Section):
+    """Grid of the ALS baseline, chosen on valid."""
+
+    rank: list[Positive] = Field([32, 64], min_length=1, description="ranks tried on valid")
+    reg: list[float] = Field([0.01, 0.1], min_length=1, description="regularisations tried on valid")
+    alpha: list[float] = Field([1.0, 10.0], min_length=1, description="confidences tried on valid")
+    iterations: Positive = Field(10, description="ALS sweeps")
+
+
+class Evaluation(Section):
+    """Offline metrics and baselines."""
+
+    at: list[Positive] = Field([20, 50], min_length=1, description="cut-offs N; MIC 4.2")
+    baselines: list[Literal["most_pop", "itemcf", "als"]] = Field(["most_pop", "itemcf", "als"], description="baselines on the same split")
+    max_users: Positive = Field(10_000, description="test users scored, by smallest hash; the same for all channels and baselines")
+    als: Als = Als()
+
+
+class Report(Section):
+    """The HTML report."""
+
+    sample_users: int = Field(5, ge=0, description="users shown with history and candidates by title")
+    title_field: str | None = Field(None, description="item text field shown; null = title if there is one, else the key")

@@ -1,0 +1,73 @@
+"""Settings of the index, the channels, and how channels become one list."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from conf.sections.section import Positive, Section, Share, Weight
+
+
+class Index(Section):
+    """The FAISS index of items and users."""
+
+    factory: str = Field("Flat", description="faiss index_factory string")
+    nprobe: Positive = Field(32, description="lists probed by IVF indexes")
+    min_recall: Share = Field(0.95, description="recall@recall_at against exact search below which the index is refused")
+    recall_at: Positive = Field(50, description="N of the measured recall")
+    recall_queries: Positive = Field(1_000, description="queries of the measurement")
+
+
+class U2I(Section):
+    """Nearest items of the user's vector; MIC 3.7."""
+
+
+class U2U2I(Section):
+    """Items of similar users; MIC 3.7."""
+
+    neighbours: Positive = Field(50, description="similar training users, N; decision, MIC says tuned")
+    profile: Positive = Field(50, description="last distinct train items of a neighbour; decision")
+    agg: Literal["sum", "max"] = Field("sum", description="how neighbours add up; decision")
+    relevance: Literal["cosine", "none", "raw"] = Field("cosine", description="factor (1+cos(u,i))/2 | 1 | max(cos,0); MIC 3.7")
+    power: float = Field(1.0, gt=0, description="exponent of the similarity; decision")
+
+
+class I2I(Section):
+    """Items similar to those of the history; MIC 3.7."""
+
+    neighbours: Positive = Field(20, description="similar items of each history item, M, raised until history*M >= 2*top; decision")
+    history: Positive = Field(20, description="last distinct history items used; ComiRec's Books setting")
+    gamma: float = Field(1.0, gt=0, le=1, description="weight per step of age; decision")
+    agg: Literal["sum", "max"] = Field("sum", description="how history items add up; decision")
+
+
+class ItemCF(Section):
+    """Items that met those of the history in a session."""
+
+    history: Positive = Field(50, description="last distinct history items used; decision")
+
+
+class Channels(Section):
+    """The retrieval channels."""
+
+    names: list[Literal["u2i", "u2u2i", "i2i", "itemcf", "popular"]] = Field(
+        ["u2i", "u2u2i", "i2i", "itemcf", "popular"], min_length=1, description="channels run, in order of priority"
+    )
+    top: Positive = Field(200, description="candidates per user and channel, at most")
+    seen: Literal["none", "history", "train_and_history"] = Field(
+        "train_and_history", description="never recommend: nothing | the model's last L clicks | every train click"
+    )
+    u2i: U2I = U2I()
+    u2u2i: U2U2I = U2U2I()
+    i2i: I2I = I2I()
+    itemcf: ItemCF = ItemCF()
+
+
+class Merge(Section):
+    """How channels become one list."""
+
+    kind: Literal["rrf"] = Field("rrf", description="reciprocal rank fusion: sum of weight / (60 + rank); Cormack et al. 2009")
+    weights: dict[str, Weight] = Field(
+        {}, description="weight of a channel; 1 where not named, but popular 0: it then serves users without history only"
+    )
+    top: Positive = Field(200, description="published candidates per user, at most")
+    layout: Literal["rows", "lists"] = Field("rows", description="one row a candidate, or one row a user with arrays")
