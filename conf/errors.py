@@ -74,7 +74,7 @@ class SchemaError(TrichannelError):
 
 
 class StorageError(TrichannelError):
-    """The storage refuses: full (exit 1) or not writable (exit 2, a setting to mend)."""
+    """The storage refuses: full (exit 1), not writable or unknown (exit 2, a setting to mend), or it does not answer (exit 3)."""
 
     code = "T201"
 
@@ -108,6 +108,10 @@ class BadDataError(TrichannelError):
 
 
 class TrainingError(TrichannelError):
-    """Training failed; the last good checkpoint is kept."""
+    """Training failed; the last good checkpoint is kept. exit_code: another one where a trainer in processes of its own failed of it."""
 
-    code, exit_code = "T701", TRAINING
+    code = "T701"
+
+    def __init__(self, where: str, faults: Sequence[Fault | str], *, exit_code: int = TRAINING) -> None:
+        self.exit_code = exit_code
+        super().__init__(where, faults)

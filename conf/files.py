@@ -8,18 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
-from conf.errors import USAGE, Fault, StorageError
+from conf.errors import NOT_READY, USAGE, Fault, StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # the last two: a file stands where a folder should
 
 
 def open_root(root: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of `root` and the path in it, without a slash at its end; a path without a scheme is local and made absolute."""
+    """The file system of `root` and the path in it, without a slash at its end; a path without a scheme is local and made absolute.
+
+    Raises:
+        StorageError: no such file system (exit 2), its client is not installed (exit 2), or it does not answer (exit 3).
+    """
     if "://" in root:
-        filesystem, path = pafs.FileSystem.from_uri(root)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(root)
+        except pa.ArrowInvalid as error:
+            raise StorageError(root, [Fault("is no file system that pyarrow opens", str(error))], exit_code=USAGE) from error
+        except OSError as error:
+            if "Unable to load" not in str(error):
+                raise StorageError(root, [Fault("cannot be reached", str(error))], exit_code=NOT_READY) from error
+            fix = "install it (hdfs: Hadoop's, see docs/operations.md), or set another path"
+            raise StorageError(root, [Fault("its client is not installed", str(error), fix)], exit_code=USAGE) from error
         return filesystem, path.rstrip("/")
     return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
 

@@ -101,9 +101,9 @@ def _train(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> int:
-        from spark_jobs import pipeline
+        from spark_jobs.launcher import train_alone
 
-        return pipeline.train_alone(request(arguments), resume=arguments.resume)
+        return train_alone(request(arguments), resume=arguments.resume)
 
     return guarded(body)
 

@@ -3,30 +3,21 @@
 A stage whose settings and inputs are those of its current run is skipped, so the same command resumes a day that failed half-way.
 """
 
-import os
 import shlex
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
-import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf import jobs
-from conf.command import Request, RunStatus, Timer
-from conf.errors import Fault, TrainingError, UsageError
-from conf.inputs import is_current, unchanged
-from conf.storage import Record, open_root
+from conf.command import Request, RunStatus
+from conf.errors import Fault, StorageError, UsageError
+from conf.inputs import is_current
+from conf.storage import open_root
 from spark_jobs.job import Job, inputs_seen, run_job, running, submit_line
-
-TRAIN = "train"
+from spark_jobs.launcher import TRAIN, train, train_command
+from spark_jobs.memory import peak_memory
 
 
 def run(asked: Request, *, until: str | None = None) -> int:
@@ -64,90 +55,6 @@ def load_job(name: str) -> Job:
     return job
 
 
-# ---- training, in processes of its own ------------------------------------------------------------------------------
-
-
-def train_command(asked: Request, *, resume: bool = False) -> list[str]:
-    """The command that trains: `horovodrun -np N ... python -m trainer.train ...`, or plain Python for launcher single."""
-    trainer = asked.settings.trainer
-    command = [sys.executable, "-m", "trainer.train", *asked.arguments(), *["--resume"] * resume]
-    if trainer.launcher == "horovod":
-        horovodrun = Path(sys.executable).with_name("horovodrun")
-        return [str(horovodrun) if horovodrun.exists() else "horovodrun", "-np", str(trainer.workers), "--gloo", *command]
-    return command
-
-
-def train_alone(asked: Request, *, resume: bool = False) -> int:
-    """The training stage as a command of its own; returns the launcher's exit code."""
-    command = train_command(asked, resume=resume)
-    if asked.dry_run:
-        print(shlex.join(command), flush=True)
-        # one process is enough to say what would be trained
-        command = [sys.executable, "-m", "trainer.train", *asked.arguments(), "--dry-run"]
-    return run_tree(command, env=_environment(asked))
-
-
-# glibc gives large blocks back to the kernel at every free, and takes them again, page by page, at every step: kept, a step
-# takes about half the time. Whoever sets one of these keeps it.
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
-
-
-def _environment(asked: Request) -> dict[str, str]:
-    return _KEEP_MEMORY | os.environ | {"OMP_NUM_THREADS": str(asked.settings.trainer.threads)}
-
-
-def train(asked: Request, status: RunStatus | None = None) -> None:
-    """Train in a process group of its own unless the model is current; raises TrainingError with the exit code of the launcher."""
-    timer = Timer()
-    record = unchanged(TRAIN, asked, inputs_seen(TRAIN, asked))
-    if record is not None:
-        _note(asked, status, "skipped", timer, record)
-        return
-    environment = _environment(asked) | {"TRICHANNEL_STAGE": "1"}  # the run's status file is ours to write
-    # stdout belongs to the summary line of the whole run, so the trainer's goes to stderr
-    code = run_tree(train_command(asked), stdout=sys.stderr.fileno(), env=environment)
-    if code != 0:
-        _note(asked, status, "failed", timer, None)
-        fault = Fault(f"the trainer ended with exit code {code}", "its own message stands above", "trichannel train --resume goes on")
-        raise TrainingError(f"job {TRAIN}, ds={asked.ds}", [fault])
-    _note(asked, status, "ok", timer, asked.store.current(TRAIN, asked.ds))
-
-
-def run_tree(command: Sequence[str], *, env: Mapping[str, str], stdout: int | None = None, grace_s: float = 15) -> int:
-    """Exit code of the command. If this process is told to end meanwhile, the command and all that it started are ended first.
-
-    grace_s: seconds they have to give back what they hold (the trainer its lock) before they are killed.
-    """
-    # in a session of its own: Ctrl-C reaches only us, and what it means for the trainer is decided here
-    process = subprocess.Popen(command, stdout=stdout, env=dict(env), start_new_session=True)
-    try:
-        return process.wait()
-    except BaseException:
-        _end_tree(process, grace_s)
-        raise
-
-
-def _end_tree(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
-    try:
-        root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]  # listed first: whoever outlives its parent could not be found again
-    except psutil.NoSuchProcess:
-        return
-    process.terminate()
-    _, left = psutil.wait_procs(family, timeout=grace_s)
-    for one in left:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.wait()
-
-
-def _note(asked: Request, status: RunStatus | None, state: str, timer: Timer, record: Record | None) -> None:
-    values: dict[str, Any] = {"run_id": record.run_id} if record else {}
-    if status:
-        status.stage(TRAIN, state, timer.seconds, **values)
-    asked.log("stage", stage=TRAIN, status=state, seconds=round(timer.seconds, 3), **values)
-
-
 # ---- what would be done ---------------------------------------------------------------------------------------------
 
 
@@ -161,11 +68,19 @@ class Planned:
 
 
 def plan(asked: Request) -> list[Planned]:
-    """Which stages would run, why, and the command each stands for; reads pointers only, starts nothing."""
+    """Which stages would run, why, and the command each stands for; reads pointers only, starts nothing.
+
+    Where the root cannot be reached from here (a plan made away from the cluster), every stage is shown.
+    """
+    try:
+        store = asked.store
+    except StorageError as error:
+        asked.log("plan", error=str(error))
+        return [Planned(name, f"not known, {error.where} cannot be reached", _command(name, asked)) for name in jobs.JOBS]
     planned: list[Planned] = []
     changed: set[str] = set()
     for name in jobs.JOBS:
-        record = asked.store.find(name, asked.ds, asked.settings)
+        record = store.find(name, asked.ds, asked.settings)
         before = [stage for stage in jobs.upstream(name) if stage in changed]
         if asked.force:
             reason = "forced"
@@ -181,9 +96,12 @@ def plan(asked: Request) -> list[Planned]:
             reason = ""
         if reason:
             changed.add(name)
-        command = shlex.join(train_command(asked)) if name == TRAIN else submit_line(name, asked)
-        planned.append(Planned(name, reason, command))
+        planned.append(Planned(name, reason, _command(name, asked)))
     return planned
+
+
+def _command(name: str, asked: Request) -> str:
+    return shlex.join(train_command(asked)) if name == TRAIN else submit_line(name, asked)
 
 
 def describe(planned: list[Planned], asked: Request) -> str:
@@ -196,7 +114,7 @@ def describe(planned: list[Planned], asked: Request) -> str:
     return "\n".join(lines)
 
 
-# ---- closing line and memory ----------------------------------------------------------------------------------------
+# ---- closing line ---------------------------------------------------------------------------------------------------
 
 
 def closing_line(asked: Request, stages: tuple[str, ...]) -> str:
@@ -228,42 +146,3 @@ def merged_recall(asked: Request) -> str:
         if rows:
             return f"{rows[0]['value']:.4f}"
     return "none"
-
-
-class Peak:
-    """The largest resident memory seen, of this process and all below it."""
-
-    def __init__(self) -> None:
-        self.megabytes = 0
-
-
-@contextmanager
-def peak_memory(every_s: float = 0.5) -> Iterator[Peak]:
-    """Sample the memory of the process tree while the block runs."""
-    peak, stop = Peak(), threading.Event()
-
-    def sample() -> None:
-        while True:
-            peak.megabytes = max(peak.megabytes, tree_megabytes())
-            if stop.wait(every_s):
-                return
-
-    thread = threading.Thread(target=sample, name="peak-memory", daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-
-
-def tree_megabytes() -> int:
-    """Resident memory of this process and its descendants, MB; pages they share are counted once a process."""
-    total = 0
-    own = psutil.Process()
-    for process in [own, *own.children(recursive=True)]:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total // 2**20

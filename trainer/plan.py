@@ -3,7 +3,7 @@
 from torch import nn
 
 from conf.command import Request
-from conf.errors import NotReadyError
+from conf.errors import NotReadyError, StorageError
 from conf.inputs import input_manifests
 from conf.settings import Settings
 from trainer.backends import build_backend
@@ -28,8 +28,8 @@ def describe(asked: Request, *, resume: bool = False) -> str:
         manifests = input_manifests("train", asked.store, asked.ds, asked.settings)
     except NotReadyError as error:
         return "\n".join([*lines, "tables and steps are not known yet:", *(f"  {fault}" for fault in error.faults)])
-    except OSError as error:  # no client for the root's file system on this machine
-        return "\n".join([*lines, f"tables and steps are not known: {asked.settings.storage.root} cannot be reached: {error}"])
+    except StorageError as error:  # a plan made away from the cluster
+        return "\n".join([*lines, f"tables and steps are not known: {error.where}: {error.faults[0]}"])
     settings, trainer = asked.settings, asked.settings.trainer
     tables = Tables.read(asked.store, manifests, settings)
     registry = settings.registry()

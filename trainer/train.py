@@ -7,10 +7,11 @@ Reads samples, user_feat, item_feat, user_state and the sizes of the vocabularie
 """
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of a run that was cut")
     arguments = parser.parse_args(argv)
-    return guarded(lambda: run(request(arguments), resume=arguments.resume))
+    return guarded(lambda: leaving_word(lambda: run(request(arguments), resume=arguments.resume)))
+
+
+def leaving_word(body: Callable[[], int]) -> int:
+    """Run the body; of the workers that fail of a known cause, the first writes it to the file that $TRICHANNEL_FAILURE names."""
+    try:
+        return body()
+    except TrichannelError as error:
+        path = os.environ.get("TRICHANNEL_FAILURE")
+        if path:
+            with suppress(OSError), open(path, "x", encoding="utf-8") as file:  # it exists: an earlier one is the cause of ours
+                json.dump({"exit_code": error.exit_code, "error": "; ".join(map(str, error.faults))}, file)
+        raise
 
 
 def run(asked: Request, *, resume: bool = False) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs as pafs
 
+from conf import files
 from conf.errors import StorageError
 from conf.files import hash_file, open_root, storage_faults, write_atomic
 
@@ -83,3 +84,28 @@ def test_a_file_where_a_folder_should_be_is_a_storage_error(tmp_path, make):
         make(str(tmp_path / "file" / "x"))
     with pytest.raises(StorageError, match="cannot be written"), storage_faults("/data"):
         make(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "text"),
+    [
+        (OSError("Unable to load libjvm"), 2, "its client is not installed"),
+        (OSError("Couldn't resolve host name"), 3, "cannot be reached"),
+    ],
+)
+def test_a_root_that_cannot_be_opened_says_whether_a_retry_helps(monkeypatch, error, exit_code, text):
+    class Absent:
+        @staticmethod
+        def from_uri(uri):
+            raise error
+
+    monkeypatch.setattr(files.pafs, "FileSystem", Absent)  # as pyarrow fails where the client is missing, or the host is down
+    with pytest.raises(StorageError, match=text) as caught:
+        open_root("hdfs:///warehouse")
+    assert caught.value.exit_code == exit_code
+
+
+def test_a_root_of_no_known_kind_is_refused():
+    with pytest.raises(StorageError, match="no file system that pyarrow opens") as caught:
+        open_root("nosuch://warehouse")
+    assert caught.value.exit_code == 2

@@ -27,10 +27,21 @@ STUBBORN = POLITE.replace("signal.signal(signal.SIGTERM, bye)", "signal.signal(s
 PIPELINE = """
 import os, sys
 from conf.command import guarded
-from spark_jobs.pipeline import run_tree
+from spark_jobs.launcher import run_tree
 command = [sys.executable, "-c", sys.argv[1], sys.argv[2]]
 sys.exit(guarded(lambda: run_tree(command, env=os.environ, grace_s=1)))
 """
+
+
+def started(process, note) -> list[psutil.Process]:
+    """What the pipeline started, once the worker works."""
+    deadline = time.monotonic() + 60
+    while not note.exists():
+        assert time.monotonic() < deadline, "the worker never started"
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) == 2
+    return family
 
 
 @pytest.mark.parametrize(("worker", "note"), [(POLITE, "working\ngave back\n"), (STUBBORN, "working\n")], ids=["polite", "stubborn"])
@@ -39,12 +50,7 @@ def test_launcher_and_workers_end_with_the_pipeline(tmp_path, monkeypatch, worke
     process = subprocess.Popen([sys.executable, "-c", PIPELINE, LAUNCHER, worker])
     family = []
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "note").exists():
-            assert time.monotonic() < deadline, "the worker never started"
-            time.sleep(0.02)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) == 2
+        family = started(process, tmp_path / "note")
         process.terminate()
         assert process.wait(timeout=60) == 143
         _, alive = psutil.wait_procs(family, timeout=10)
@@ -58,7 +64,24 @@ def test_launcher_and_workers_end_with_the_pipeline(tmp_path, monkeypatch, worke
                 one.kill()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent was killed")
+def test_launcher_and_workers_end_when_the_pipeline_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTE", str(tmp_path / "note"))
+    process = subprocess.Popen([sys.executable, "-c", PIPELINE, LAUNCHER, POLITE])
+    family = started(process, tmp_path / "note")
+    try:
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive, "a worker outlived the pipeline"
+        assert (tmp_path / "note").read_text() == "working\ngave back\n"
+    finally:
+        for one in family:
+            if one.is_running():
+                one.kill()
+
+
 def test_exit_code_of_a_command_that_ends_by_itself():
-    from spark_jobs.pipeline import run_tree
+    from spark_jobs.launcher import run_tree
 
     assert run_tree([sys.executable, "-c", "raise SystemExit(9)"], env={}) == 9

@@ -75,6 +75,13 @@ def test_plan_names_every_stage_with_its_command(tmp_path, capsys):
     assert not (tmp_path / "root").exists()
 
 
+def test_production_settings_are_planned_away_from_their_cluster(capsys):
+    assert cli.main(["plan", "--config", "production", "--set", "storage.root=nosuch://warehouse"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("run: not known, nosuch://warehouse cannot be reached") == len(jobs.JOBS)
+    assert "retrieval/candidates.py --config production" in shown
+
+
 def test_production_settings_are_planned(capsys, tmp_path):
     assert cli.main(["plan", "--config", "production", "--set", f"storage.root={tmp_path}/root"]) == 0
     assert "retrieval/candidates.py --config production" in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""Starts the trainer: in processes of its own, which end with the one that started them, and whose reason to fail is kept."""
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from conf.command import Request, RunStatus, Timer
+from conf.errors import TRAINING, Fault, TrainingError
+from conf.inputs import unchanged
+from conf.storage import Record
+from spark_jobs.job import inputs_seen
+
+TRAIN = "train"
+
+
+def train_command(asked: Request, *, resume: bool = False) -> list[str]:
+    """The command that trains: `horovodrun -np N ... python -m trainer.train ...`, or plain Python for launcher single."""
+    trainer = asked.settings.trainer
+    command = [sys.executable, "-m", "trainer.train", *asked.arguments(), *["--resume"] * resume]
+    if trainer.launcher == "horovod":
+        horovodrun = Path(sys.executable).with_name("horovodrun")
+        return [str(horovodrun) if horovodrun.exists() else "horovodrun", "-np", str(trainer.workers), "--gloo", *command]
+    return command
+
+
+def train_alone(asked: Request, *, resume: bool = False) -> int:
+    """The training stage as a command of its own; returns the trainer's exit code."""
+    command = train_command(asked, resume=resume)
+    if asked.dry_run:
+        print(shlex.join(command), flush=True)
+        # one process is enough to say what would be trained
+        command = [sys.executable, "-m", "trainer.train", *asked.arguments(), "--dry-run"]
+    with tempfile.TemporaryDirectory(prefix="trichannel-") as folder:
+        code, reason = _run(command, asked, f"{folder}/failure.json", {})
+    return int(reason.get("exit_code", code))
+
+
+def train(asked: Request, status: RunStatus | None = None) -> None:
+    """Train unless the model is current; raises TrainingError with what the trainer failed of, and its exit code."""
+    timer = Timer()
+    record = unchanged(TRAIN, asked, inputs_seen(TRAIN, asked))
+    if record is not None:
+        _note(asked, status, "skipped", timer, record)
+        return
+    with tempfile.TemporaryDirectory(prefix="trichannel-") as folder:
+        # the run's status file is ours to write; stdout belongs to the summary line of the whole run
+        code, reason = _run(train_command(asked), asked, f"{folder}/failure.json", {"TRICHANNEL_STAGE": "1"}, stdout=sys.stderr.fileno())
+    if code != 0:
+        _note(asked, status, "failed", timer, None)
+        own = int(reason.get("exit_code", TRAINING))
+        found = str(reason.get("error", "its own message stands above"))
+        fix = "trichannel train --resume goes on" if own == TRAINING else ""
+        fault = Fault(f"the trainer ended with exit code {code}", found, fix)
+        raise TrainingError(f"job {TRAIN}, ds={asked.ds}", [fault], exit_code=own)
+    _note(asked, status, "ok", timer, asked.store.current(TRAIN, asked.ds))
+
+
+# glibc gives large blocks back to the kernel at every free, and takes them again, page by page, at every step: kept, a step
+# takes about half the time. Whoever sets one of these keeps it.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
+
+
+def _run(
+    command: Sequence[str], asked: Request, failure: str, extra: dict[str, str], *, stdout: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """(exit code of the launcher, what the first worker to fail wrote in the file `failure`).
+
+    horovodrun ends with 1 whatever its workers ended with, so they leave a word.
+    """
+    threads = {"OMP_NUM_THREADS": str(asked.settings.trainer.threads)}
+    code = run_tree(command, stdout=stdout, env=_KEEP_MEMORY | os.environ | threads | {"TRICHANNEL_FAILURE": failure} | extra)
+    if code == 0 or not Path(failure).exists():
+        return code, {}
+    with suppress(ValueError):  # killed while it wrote: the launcher's own code is then all there is
+        return code, dict(json.loads(Path(failure).read_text(encoding="utf-8")))
+    return code, {}
+
+
+def _note(asked: Request, status: RunStatus | None, state: str, timer: Timer, record: Record | None) -> None:
+    values: dict[str, Any] = {"run_id": record.run_id} if record else {}
+    if status:
+        status.stage(TRAIN, state, timer.seconds, **values)
+    asked.log("stage", stage=TRAIN, status=state, seconds=round(timer.seconds, 3), **values)
+
+
+# ---- a tree of processes --------------------------------------------------------------------------------------------
+
+
+def run_tree(command: Sequence[str], *, env: Mapping[str, str], stdout: int | None = None, grace_s: float = 15) -> int:
+    """Exit code of the command. If this process is told to end meanwhile, the command and all that it started are ended first.
+
+    Where this process is killed outright, Linux tells the command to end (elsewhere it goes on, and publishes what it finishes).
+    grace_s: seconds they have to give back what they hold (the trainer its lock) before they are killed.
+    """
+    # in a session of its own: Ctrl-C reaches only us, and what it means for the trainer is decided here
+    process = subprocess.Popen(command, stdout=stdout, env=dict(env), start_new_session=True, preexec_fn=_end_with_parent(os.getpid()))
+    try:
+        return process.wait()
+    except BaseException:
+        _end_tree(process, grace_s)
+        raise
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _end_with_parent(parent: int) -> Any:
+    """What a child runs before its command, so that it gets SIGTERM when its parent is gone; None where the system has no such thing."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: after a fork of a threaded process only plain calls are safe
+
+    def arm() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # gone before we asked
+            os._exit(128 + signal.SIGTERM)
+
+    return arm
+
+
+def _end_tree(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+    try:
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]  # listed first: whoever outlives its parent could not be found again
+    except psutil.NoSuchProcess:
+        return
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=grace_s)
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
