@@ -15,13 +15,13 @@ from pydantic import Field, model_validator
 from conf import fields as f
 from conf.loading import load_as, packaged_names
 from conf.names import FIELD_NAME, MASK_COLUMN, RESERVED_COLUMNS
+from conf.schemas.table import Shape
 from conf.sections.data import Cooc, Samples, Session, Split, Storage
 from conf.sections.evaluation import Evaluation, Gates, Report
 from conf.sections.retrieval import Channels, Index, Merge
 from conf.sections.section import CrossFaultsError, Section
 from conf.sections.source import FieldSpec, Source
 from conf.sections.training import Base, Mining, Model, Objectives, Trainer
-from conf.tables import Shape
 from conf.yaml_text import to_yaml
 
 MAX_FIELDS = 63

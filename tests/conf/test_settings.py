@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from conf.errors import SettingsError
 from conf.names import RESERVED_COLUMNS, check_ds, check_name, is_day
+from conf.schemas.columns import mask_columns
 from conf.settings import Settings, load, to_yaml
-from conf.tables import mask_columns, resolve
+from conf.tables import resolve
 
 
 @pytest.fixture

@@ -5,16 +5,14 @@ from pathlib import Path
 import pytest
 
 from conf import jobs
+from conf.schemas.columns import mask_columns, mask_type
+from conf.schemas.table import Column, Shape
 from conf.settings import Settings
 from conf.tables import (
     ARTEFACTS,
     TABLES,
-    Column,
-    Shape,
     Table,
     check_columns,
-    mask_columns,
-    mask_type,
     resolve,
     to_markdown,
     with_key_types,

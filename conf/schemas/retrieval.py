@@ -1,0 +1,97 @@
+"""Tables made from the model: vectors, neighbours, the lists of every channel, and what is published."""
+
+from typing import Final
+
+from conf.schemas.table import SOURCES_TYPE, Column, Table
+
+RETRIEVAL: Final = (
+    Table(
+        "embeddings_user",
+        "one vector of one user",
+        (
+            Column("idx", "int32", "user_idx"),
+            Column("interest", "int8", "0 for single-interest models"),
+            Column("vector", "array<float32>", "encoder space, as the model gives it"),
+        ),
+        ("idx", "interest"),
+        derived=True,
+    ),
+    Table(
+        "embeddings_item",
+        "one vector of one item",
+        (
+            Column("idx", "int32", "item_idx"),
+            Column("interest", "int8", "always 0"),
+            Column("vector", "array<float32>", "encoder space, as the model gives it"),
+        ),
+        ("idx", "interest"),
+        derived=True,
+    ),
+    Table(
+        "neighbours_user",
+        "one user with its nearest training users",
+        (
+            Column("idx", "int32", "user_idx"),
+            Column("neighbours", "array<int32>", "user_idx, nearest first, never the user itself"),
+            Column("similarities", "array<float32>", "cosine, non-increasing"),
+        ),
+        ("idx",),
+        derived=True,
+    ),
+    Table(
+        "neighbours_item",
+        "one item with its nearest items",
+        (
+            Column("idx", "int32", "item_idx"),
+            Column("neighbours", "array<int32>", "item_idx, nearest first, never the item itself"),
+            Column("similarities", "array<float32>", "cosine, non-increasing"),
+        ),
+        ("idx",),
+        derived=True,
+    ),
+    Table(
+        "channel_candidates",
+        "one user in one channel",
+        (
+            Column("user_idx", "int32", "row number in user_index"),
+            Column("channel", "string", "u2i, u2u2i, i2i, itemcf or popular"),
+            Column("items", "array<int32>", "item_idx, best first"),
+            Column("scores", "array<float32>", "non-increasing; ties by smaller item_idx"),
+        ),
+        ("user_idx", "channel"),
+        derived=True,
+    ),
+    Table(
+        "candidates",
+        "published: one candidate (layout rows)",
+        (
+            Column("ds", "string", "the day"),
+            Column("user_key", "string", "business key, in the type it came with"),
+            Column("rank", "int32", "1 = best"),
+            Column("item_key", "string", "business key, in the type it came with"),
+            Column("score", "float32", "of the merge; non-increasing in rank"),
+            Column("sources", SOURCES_TYPE, "the channels that brought it, with rank and score there"),
+            Column("is_fallback", "bool", "the user has no history: the list comes from the popular channel"),
+            Column("model_id", "string", "the model that made it"),
+            Column("run_id", "string", "the run that made it"),
+        ),
+        ("user_key", "item_key"),
+        derived=True,
+    ),
+    Table(
+        "candidates_lists",
+        "published: one user (table `candidates` in layout lists)",
+        (
+            Column("ds", "string", "the day"),
+            Column("user_key", "string", "business key, in the type it came with"),
+            Column("item_keys", "array<string>", "business keys in the type they came with, best first"),
+            Column("scores", "array<float32>", "of the merge, non-increasing"),
+            Column("sources", f"array<{SOURCES_TYPE}>", "for each item the channels that brought it, with rank and score there"),
+            Column("is_fallback", "bool", "the user has no history: the list comes from the popular channel"),
+            Column("model_id", "string", "the model that made it"),
+            Column("run_id", "string", "the run that made it"),
+        ),
+        ("user_key",),
+        derived=True,
+    ),
+)
