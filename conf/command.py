@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from conf import errors
+from conf.manifest import new_run_id, now
 from conf.names import check_ds, check_name
 from conf.settings import Settings, load
-from conf.storage import MAIN, Store, new_run_id, now
+from conf.storage import MAIN, Store
 
 
 @dataclass(frozen=True)

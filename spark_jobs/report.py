@@ -15,7 +15,8 @@ from markupsafe import Markup
 from pyspark.sql import DataFrame
 
 from conf.files import storage_faults
-from conf.storage import Store, now
+from conf.manifest import now
+from conf.storage import Store
 from spark_jobs import charts
 from spark_jobs.funnel import funnel
 from spark_jobs.job import Artefact, Context, Job, main

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf.errors import BadDataError, Fault, NotReadyError, SchemaError
-from conf.storage import open_root
+from conf.files import open_root
 
 Format = Literal["csv", "json", "parquet"]
 _BAD = "__trichannel_bad_row"

@@ -9,7 +9,8 @@ import pytest
 from pyarrow import fs as pafs
 
 from conf.errors import BadDataError, NotReadyError, UsageError
-from conf.storage import MAIN, FileEntry, Manifest, Store, new_run_id
+from conf.manifest import new_run_id
+from conf.storage import MAIN, FileEntry, Manifest, Store
 from tests.faults.publishing import DS, JOB, publish, read, settings_at
 
 

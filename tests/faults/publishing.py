@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from conf.files import hash_file
 from conf.jobs import JOBS
 from conf.settings import Settings
-from conf.storage import FileEntry, Record, Store, hash_file
+from conf.storage import FileEntry, Record, Store
 
 DS = "2026-01-31"
 JOB = "events"  # two outputs, so that a mixture of two versions could be seen

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
 from conf import jobs
+from conf.files import hash_file
 from conf.settings import Settings
-from conf.storage import FileEntry, Publication, Store, hash_file
+from conf.storage import FileEntry, Publication, Store
 from conf.tables import resolve
 from spark_jobs.job import Job, Output, main
 
@@ -101,7 +102,7 @@ def arm(moment: str, root: Path) -> None:
 
         Publication.seal = seal_once
     elif moment == "pointer":
-        Store._make_current = _die
+        Store.make_current = _die
     elif moment == "published":
         keep = Store._keep_record
         Store._keep_record = lambda store, record: _die() if record.run_id == "r1" else keep(store, record)

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import BadDataError, GateError, NotReadyError, SchemaError, UsageError
-from conf.storage import FileEntry, Store, hash_file
+from conf.files import hash_file
+from conf.storage import FileEntry, Store
 from conf.tables import TABLES
 from spark_jobs.job import Job, Output, row_hash, run_job, spark_schema, type_name
 
