@@ -78,6 +78,7 @@ def make_user_search(load_index: Callable[[], VectorIndex], *, top_k: int, inter
         return make_search(load_index, top_k=top_k, exclude_self=True)
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """A row out for each row in, in order: at most `top_k` users, best by `set_similarity` first, never the user itself."""
         index = load_index()
         for batch in batches:
             for start in range(0, batch.num_rows, _BLOCK):

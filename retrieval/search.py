@@ -28,6 +28,7 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
     """
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """A row out for each row in, in order; raises ValueError if a vector has another length than the index's."""
         index = load_index()
         for batch in batches:
             for start in range(0, batch.num_rows, _BLOCK):
@@ -62,6 +63,7 @@ def register_search_udf(spark: SparkSession, name: str, index_folder: str, *, to
 
 def _search_udf(files: IndexFiles, top_k: int) -> Callable[..., Column]:
     def nearest(vectors: pd.Series) -> pd.DataFrame:
+        """Columns neighbours (int32 arrays, best first) and similarities (float32 arrays), a row each; both None for a null vector."""
         index = files.held()
         known = vectors.notna().to_numpy()
         neighbours = np.full(len(vectors), None, dtype=object)

@@ -86,6 +86,7 @@ def rank(asked: DataFrame, make: Callable[[], Scorer], *, num: int) -> DataFrame
     """Each user's best unseen items by the scorer, which is made once per task."""
 
     def lists(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """(user_idx, items, seen) in; (user_idx, items) out: at most `num` unseen items, best first. Users without one are left out."""
         scorer = make()
         for batch in batches:
             users, histories, hidden = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("user_idx", "items", "seen"))

@@ -196,6 +196,7 @@ def _rollback(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> int:
+        """0, and the run is current, or with --dry-run only named; raises UsageError where there is no such table, job or run."""
         asked = request(arguments)
         job = arguments.table if arguments.table in jobs.JOBS else jobs.producer(_known_table(arguments.table))
         if asked.dry_run:

@@ -55,6 +55,7 @@ class _Hashing:
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
+        """Pass all of the bytes on, hashed and counted; returns how many. What OSError the stream raises is also kept in `error`."""
         try:
             self._stream.write(data)
         except OSError as error:

@@ -82,6 +82,7 @@ ROWS = 128  # of scores at a time: with some thousand columns about 1 MB
 class _RestOfProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor_BD: Tensor, column_MD: Tensor, valid_BM: Tensor) -> Tensor:
+        """float[B]: `rest_of_scores` of the product. Keeps each column's share of its row's sum: the gradient by the scores."""
         share_BM = torch.empty(valid_BM.shape, dtype=anchor_BD.dtype, device=anchor_BD.device)
         rest_B = torch.empty(len(anchor_BD), dtype=anchor_BD.dtype, device=anchor_BD.device)
         for start in range(0, len(anchor_BD), ROWS):
@@ -96,6 +97,7 @@ class _RestOfProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """(float[B, D], float[M, D], None): the shares times the gradient of their row, back through the product."""
         anchor_BD, column_MD, share_BM = ctx.saved_tensors
         grad_anchor_BD, grad_column_MD = torch.empty_like(anchor_BD), torch.zeros_like(column_MD)
         for start in range(0, len(anchor_BD), ROWS):
