@@ -15,15 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import BadDataError, Fault, NotReadyError
-from conf.fields import Role
 from spark_jobs.sources.file_rows import split_header
 
 Format = Literal["csv", "json", "parquet"]
 SAMPLE_ROWS = 50_000
 SEPARATORS = (",", "\t", ";", "|")
-MULTI_SEPARATORS = ("|", ";", ",")
 MOVIELENS_LOGS = ("u.data", "ratings.dat", "interactions_ordered.csv.gz")
-TEXT_WORDS = {"title", "name", "description", "summary", "text", "headline"}
 DAMAGE = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
 
 
@@ -140,7 +137,7 @@ def _csv_layout(file: Path) -> tuple[str, tuple[str, ...]]:
     for separator in SEPARATORS if len(head) > 1 else ():
         names = tuple(split_header(head[0], separator))
         widths = Counter(len(row) for row in csv.reader(head[1:], delimiter=separator))
-        named = all(names) and len(set(names)) == len(names) and not any(_is_number(name) for name in names)
+        named = all(names) and len(set(names)) == len(names) and not any(is_number(name) for name in names)
         if named and widths[len(names)] >= 0.8 * sum(widths.values()) and len(names) > best[0]:
             best = (len(names), separator, names)
     return best[1], best[2]
@@ -172,12 +169,18 @@ def _rows(file: Path, kind: Format, separator: str, wanted: Sequence[str]) -> It
                 yield tuple(row[i].strip() or None for i in at)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number; nan and inf are numbers, too."""
     try:
         float(text)
     except ValueError:
         return False
     return True
+
+
+def present(values: Sequence[Any]) -> list[Any]:
+    """The values that are there: neither None, nor blank, nor an empty list."""
+    return [value for value in values if value is not None and value != [] and str(value).strip() != ""]
 
 
 # ---- layouts that are known -------------------------------------------------------------------------------------------
@@ -220,48 +223,3 @@ def attributes_file(sequences: Path) -> Path | None:
         if isinstance(data, dict) and items & data.keys() and all(isinstance(values, list) for values in data.values()):
             return file
     return None
-
-
-# ---- roles of fields --------------------------------------------------------------------------------------------------
-
-
-def present(values: Sequence[Any]) -> list[Any]:
-    """The values that are there: neither None, nor blank, nor an empty list."""
-    return [value for value in values if value is not None and value != [] and str(value).strip() != ""]
-
-
-def field_role(name: str, values: Sequence[Any]) -> tuple[Role | None, str]:
-    """(role, the separator in its values for multi); (None, "") for what makes no field.
-
-    No field: one value only, almost as many values as rows (ids), or measures (prices). Text is long, or called title and mostly distinct.
-    """
-    given = present(values)
-    if given and all(isinstance(value, list) for value in given):
-        return ("multi", "") if len({str(v) for value in given for v in value}) > 1 else (None, "")
-    texts = [str(value).strip() for value in given]
-    distinct = len(set(texts))
-    if distinct < 2 or any(isinstance(value, dict | list) for value in given):
-        return None, ""
-    words = sum(len(text.split()) for text in texts) / len(texts)
-    length = sum(map(len, texts)) / len(texts)
-    mostly_distinct = distinct > 0.5 * len(texts)
-    numeric = all(_is_number(text) for text in set(texts))
-    separator = "" if numeric else _separator(texts)
-    if separator:
-        return "multi", separator
-    if not numeric and mostly_distinct and (words >= 3 or length > 25 or TEXT_WORDS & set(name.lower().replace("-", "_").split("_"))):
-        return "text", ""
-    measures = numeric and distinct > 100 and any("." in text for text in texts)
-    ids = distinct > 0.9 * len(texts) and len(texts) > 20
-    return (None, "") if measures or ids else ("single", "")
-
-
-def _separator(texts: Sequence[str]) -> str:
-    """The separator of lists in a text: in a fifth of the values, and the parts repeat more than the wholes."""
-    for separator in MULTI_SEPARATORS:
-        holding = sum(separator in text for text in texts)
-        parts = Counter(part.strip() for text in texts for part in text.split(separator))
-        short = sum(len(part.split()) <= 3 for part in parts) > 0.9 * len(parts)
-        if holding >= 0.2 * len(texts) and short and len(parts) <= max(1.0, 0.8 * len(set(texts))):
-            return separator
-    return ""

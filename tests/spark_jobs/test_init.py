@@ -12,8 +12,9 @@ from pyspark.sql import SparkSession
 from conf.errors import BadDataError, NotReadyError, SchemaError, UsageError
 from conf.sections.source import FieldSpec
 from conf.settings import Settings, load
-from spark_jobs.init import field_name, init, last_day
-from spark_jobs.sniff import field_role
+from spark_jobs.entity_fields import field_name, field_role
+from spark_jobs.init import init
+from spark_jobs.log_columns import last_day
 from spark_jobs.sources.generic import source
 
 NOON = 1_768_046_400  # 2026-01-10T12:00:00Z

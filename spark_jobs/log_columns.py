@@ -1,0 +1,115 @@
+"""A click log's columns, judged by name and by value: who clicked what and when, the time format, the last day. No Spark."""
+
+import datetime
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from conf.errors import BadDataError, Fault
+from spark_jobs.sniff import Table, present
+from spark_jobs.sources.guess import ORDER_WORDS, PATTERNS, best_column, guess_ts_format, tokens
+from spark_jobs.sources.raw import FIRST_TS, LAST_TS
+
+ROLES = ("user_key", "item_key", "ts", "session_key", "event_type", "weight")
+
+
+def find_columns(table: Table) -> dict[str, str]:
+    """Our columns -> the table's, by name, where the values allow it; no column is used twice."""
+    found: dict[str, str] = {}
+    left = [name for name in table.columns if present(table.sample[name])]
+    for role in ROLES:
+        candidates = [name for name in left if _allowed(role, table.sample[name])]
+        name = best_column(role, candidates)
+        if role == "ts" and name is None:
+            ranks = [n for n in candidates_of_order(left) if all(_number(v) is not None for v in present(table.sample[n])[:1000])]
+            name = ranks[0] if ranks else None
+        if name is not None:
+            found[role] = name
+            left.remove(name)
+    given = [name for name in left if fits_event_id(name) and len(set(map(str, table.sample[name]))) == table.num_sampled]
+    return found | ({"event_id": given[0]} if given else {})
+
+
+def candidates_of_order(names: Sequence[str]) -> list[str]:
+    """Columns called position, rank, step, ..."""
+    return [name for name in names if any(word in ORDER_WORDS for word in tokens(name))]
+
+
+def fits_event_id(name: str) -> bool:
+    """Whether a column is called like the id of an event."""
+    return {"event", "row", "click", "log", "request", "transaction", "review"} & set(tokens(name)) != set() and "id" in tokens(name)
+
+
+def _allowed(role: str, values: Sequence[Any]) -> bool:
+    """Whether the values can be what the name says: times that parse, ratings above 0, few kinds of event, ids that are one value."""
+    given = present(values)[:5_000]
+    if role == "ts":
+        return format_of_times(given) is not None
+    if role == "weight":
+        return len(given) == min(len(values), 5_000) and all((_number(value) or 0.0) > 0 for value in given)
+    if any(isinstance(value, list | dict | float) for value in given):
+        return False
+    return len(set(given)) <= 50 if role == "event_type" else True
+
+
+def format_of_times(values: Sequence[Any]) -> str | None:
+    """The source.ts_format that reads these values, none missing among them, or None if none does."""
+    if values and all(isinstance(value, datetime.date) for value in values):
+        return "iso8601"
+    return guess_ts_format([str(value) for value in values[:1_000]])
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def time_format(log: Table, column: str | None) -> str:
+    """The source.ts_format of a column; order where there is none, or where it holds ranks."""
+    return (format_of_times(present(log.sample[column])) if column else None) or "order"
+
+
+def survey(log: Table, columns: dict[str, str], ts_format: str) -> tuple[str | None, Counter[str]]:
+    """The last day of the log (None without a clock), and the clicks of every user, over all rows."""
+    counts: Counter[str] = Counter()
+    last: str | None = None
+    names = [columns["user_key"]] + ([columns["ts"]] if ts_format != "order" else [])
+    rows = log.values(names)
+    while chunk := list(itertools.islice(rows, 100_000)):
+        counts.update(str(row[0]) for row in chunk if row[0] is not None)
+        if ts_format != "order":
+            last = max(filter(None, (last, last_day([row[1] for row in chunk], ts_format))), default=None)
+    if not counts:
+        raise BadDataError(f"--from {log.path}", [Fault(f"column {quoted(columns['user_key'])} holds no value")])
+    return last, counts
+
+
+def last_day(values: Iterable[Any], ts_format: str) -> str | None:
+    """The latest day (UTC) of times in a format, YYYY-MM-DD; values that are no time are passed over."""
+    seconds = [s for value in values if value is not None and (s := _seconds(value, ts_format)) is not None and FIRST_TS <= s < LAST_TS]
+    return datetime.datetime.fromtimestamp(max(seconds), datetime.UTC).date().isoformat() if seconds else None
+
+
+def _seconds(value: Any, ts_format: str) -> float | None:
+    if isinstance(value, datetime.date):
+        moment = value if isinstance(value, datetime.datetime) else datetime.datetime(value.year, value.month, value.day)
+    elif ts_format in ("epoch_s", "epoch_ms"):
+        number = _number(value)
+        return number if number is None or ts_format == "epoch_s" else number / 1000
+    else:
+        try:
+            text = str(value).strip()
+            pattern = PATTERNS.get(ts_format)
+            moment = datetime.datetime.strptime(text, pattern) if pattern else datetime.datetime.fromisoformat(text.replace(" UTC", "Z"))
+        except ValueError:
+            return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def quoted(text: str) -> str:
+    """A name as JSON text: safe in a comment whatever it holds, line breaks included."""
+    return json.dumps(text, ensure_ascii=True)
