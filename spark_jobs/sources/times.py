@@ -55,7 +55,8 @@ def _iso(text: Column, timezone: str) -> Column:
         F.concat(F.when(minutes == "", "00:00").otherwise(minutes), F.when(seconds == "", ":00").otherwise(seconds)),
         F.when(zone == "", timezone).otherwise(zone),
     )
-    return F.floor(whole.cast("timestamp").cast("double")).cast("bigint")
+    # without a date Spark would read the rest as a time of today
+    return F.when(date != "", F.floor(whole.cast("timestamp").cast("double")).cast("bigint"))
 
 
 def _has_zone(pattern: str) -> bool:

@@ -85,6 +85,14 @@ def test_times(spark: SparkSession, tmp_path: Path, ts_format: str, timezone: st
     assert rows(read(spark, log, ts_format=ts_format, timezone=timezone), "ts") == [(epoch,)]
 
 
+def test_text_that_is_no_iso8601_time_is_not_read_as_today(spark: SparkSession, tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", f"user_key,item_key,ts\nu,i,yesterday\nu,i,2026-01-10T12:00:00Z\nu,i,{NOON}\n")
+    raw = read(spark, log, ts_format="iso8601")
+    assert rows(raw, "ts", "problem") == [(None, "time cannot be read"), (NOON, None), (None, "time cannot be read")]
+    seconds = write(tmp_path / "seconds.csv", f"user_key,item_key,ts\nu,i,{NOON}\n")
+    assert "set source.ts_format: epoch_s" in str(refused(spark, seconds, ts_format="iso8601"))
+
+
 def test_order_by_place_and_by_rank(spark: SparkSession, tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.csv", "user_key,item_key\nu,a\nv,b\nu,c\nv,d\n")
     raw = read(spark, plain, ts_format="order")
