@@ -22,6 +22,8 @@ from conf.errors import BadDataError, Fault, TrichannelError
 from spark_jobs.sources.files import Format, Opened, common_header, data_files, open_file, spark_path
 
 BAD = "__trichannel_bad_row"
+CUT_ANEW = "the log was cut into other blocks when it was read again: its files changed, or the cluster grew meanwhile. Run the job again"
+NUMBERED_FILES = 1_000  # folders of more files are ordered by a hash of their names: a list of names would be looked through for every row
 
 
 def open_log(spark: SparkSession, path: str, file_format: Format, separator: str, *, setting: str) -> Opened:
@@ -36,8 +38,30 @@ def open_log(spark: SparkSession, path: str, file_format: Format, separator: str
             log = open_file(spark, path, file_format, setting=setting)
             log.df.agg(*[F.count(f"c{i}") for i in range(len(log.names))]).collect()  # decodes every page: damage shows here, by name
             return log
-        lines, first = _numbered_lines(spark, path, header=file_format == "csv")
-        return _csv(lines, first, path, separator, setting) if file_format == "csv" else _json(spark, lines, path, setting)
+        if file_format == "json":
+            return _json(spark, _numbered_lines(spark, path)[0], path, setting)
+        lines, first = _numbered_lines(spark, path, header=True)
+        return _csv(lines, first, path, separator, setting)
+
+
+def numbered_lines(spark: SparkSession, path: str, *, setting: str) -> DataFrame:
+    """value, _file, _row of each line that is not blank, in text files without a header; rows are numbered from 0 in each file.
+
+    Raises:
+        NotReadyError: nothing at the path. BadDataError: empty or damaged.
+    """
+    data_files(path, setting)
+    with naming_the_file(path, setting):
+        return _numbered_lines(spark, path)[0]
+
+
+def in_file_order(df: DataFrame) -> Column:
+    """int64 that orders the rows of numbered files: by file, in the order of their paths, then by `_row`."""
+    files = sorted(df.inputFiles())
+    if len(files) == 1:
+        return F.col("_row")
+    number = F.array_position(F.lit(files), F.col("_file")) if len(files) <= NUMBERED_FILES else F.abs(F.xxhash64("_file")) % 2**22
+    return number * F.lit(2**40) + F.col("_row")
 
 
 @contextmanager
@@ -59,30 +83,33 @@ def _refuse(message: str, path: str, setting: str) -> NoReturn:
     raise BadDataError(f"{setting}={path}", [Fault(f"{file} cannot be read", found, "restore or remove the file")]) from None
 
 
-def _numbered_lines(spark: SparkSession, path: str, *, header: bool) -> tuple[DataFrame, dict[str, str]]:
-    """value, _file, _row of each line that is not blank; and the first line of each file.
+def _numbered_lines(spark: SparkSession, path: str, *, header: bool = False) -> tuple[DataFrame, dict[str, str]]:
+    """value, _file, _row of each line that is not blank; and the header line of each file, if they have one.
 
     Spark's own row ids are consecutive inside a block, in reading order; only differences of them are used.
     """
     place = [F.input_file_name().alias("_file"), F.col("_metadata.file_block_start").alias("_block")]
     ids = F.monotonically_increasing_id().alias("_id")
     lines = spark.read.text(spark_path(path)).select("value", *place, ids)
-    blocks = lines.groupBy("_file", "_block").agg(
-        F.min("_id").alias("first"), F.count("*").alias("rows"), F.min_by("value", "_id").alias("line")
-    )
+    # min_by of a text makes Spark sort all lines instead of hashing them: only where the first line is needed
+    line = F.min_by("value", "_id") if header else F.lit(None).cast("string")
+    blocks = lines.groupBy("_file", "_block").agg(F.min("_id").alias("first"), F.count("*").alias("rows"), line.alias("line"))
     found = sorted(blocks.collect(), key=lambda row: (row["_file"], row["_block"]))
-    offsets = spark.createDataFrame(_offsets(found), "_file string, _block bigint, _offset bigint")
-    line = F.col("_id") + F.col("_offset")
-    numbered = lines.join(F.broadcast(offsets), ["_file", "_block"]).select("value", "_file", (line - int(header)).alias("_row"))
-    first = {row["_file"]: row["line"] for row in reversed(found)}
+    offsets = spark.createDataFrame(_offsets(found), "_file string, _block bigint, _first bigint, _rows bigint, _before bigint")
+    inside = F.col("_id") - F.col("_first")
+    # Two reads cut a file alike unless something changed between them; then lines would be lost or numbered wrongly
+    known = (inside >= 0) & (inside < F.col("_rows"))
+    number = F.when(known, F.col("_before") + inside - int(header)).otherwise(F.raise_error(F.lit(CUT_ANEW)).cast("bigint"))
+    numbered = lines.join(F.broadcast(offsets), ["_file", "_block"], how="left").select("value", "_file", number.alias("_row"))
+    first = {row["_file"]: row["line"] for row in reversed(found)} if header else {}
     return numbered.where((F.trim("value") != "") & (F.col("_row") >= 0)), first
 
 
-def _offsets(blocks: Sequence[Row]) -> list[tuple[str, int, int]]:
-    """(file, block, what to add to Spark's id to get the line number in the file) of blocks in order."""
+def _offsets(blocks: Sequence[Row]) -> list[tuple[str, int, int, int, int]]:
+    """(file, block, Spark's id of its first line, its lines, the lines of the file before it) of blocks in order."""
     offsets, before = [], {row["_file"]: 0 for row in blocks}
     for row in blocks:
-        offsets.append((row["_file"], row["_block"], before[row["_file"]] - row["first"]))
+        offsets.append((row["_file"], row["_block"], row["first"], row["rows"], before[row["_file"]]))
         before[row["_file"]] += row["rows"]
     return offsets
 

@@ -10,7 +10,7 @@ from conf.errors import Fault, SchemaError
 from conf.fields import Side
 from conf.sections.source import EntityFile, FieldSpec, Source
 from conf.settings import Settings
-from spark_jobs.sources.file_rows import naming_the_file, open_log
+from spark_jobs.sources.file_rows import in_file_order, naming_the_file, open_log
 from spark_jobs.sources.files import Opened, open_file
 from spark_jobs.sources.guess import guess_ts_format, nearest
 from spark_jobs.sources.raw import BAD_TIME, UNREADABLE, KeyType, Raw, as_float, blank_to_null, click_columns
@@ -57,7 +57,7 @@ def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
         ts = epoch_seconds(column["ts"], log.kind(given["ts"]), s.ts_format, s.timezone)
         bad_time = ts.isNull() & blank_to_null(column["ts"]).isNotNull()
     else:
-        of_user = Window.partitionBy(blank_to_null(column["user_key"])).orderBy(_order(log))
+        of_user = Window.partitionBy(blank_to_null(column["user_key"])).orderBy(in_file_order(log.df))
         ts, bad_time = (F.row_number().over(of_user) - 1).cast("bigint"), F.lit(False)
     row_text = F.coalesce(F.col("_bad"), _row_text(log, s))
     ours = {name: blank_to_null(column[name]) for name in KEYED if name in column}
@@ -73,7 +73,7 @@ def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
         *click_columns(
             **ours,
             ts=ts,
-            seq=_order(log),
+            seq=in_file_order(log.df),
             problem=problem,
             _file=F.col("_file"),
             _row=F.col("_row"),
@@ -85,15 +85,6 @@ def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
 def _in_file_order(s: Source, log: Opened, name: str) -> bool:
     """Whether this is the time column of a log that has none: with ts_format order, the place in the user's rows stands for it."""
     return name == "ts" and s.ts_format == ORDER and s.columns.ts == "ts" and "ts" not in log.names
-
-
-def _order(log: Opened) -> Column:
-    """File order; across files, the order of their paths."""
-    files = sorted(log.df.inputFiles())
-    if len(files) == 1:
-        return F.col("_row")
-    number = F.array_position(F.lit(files), F.col("_file")) if len(files) <= LOOKED_AT else F.abs(F.xxhash64("_file")) % 2**22
-    return number * F.lit(2**40) + F.col("_row")
 
 
 def _row_text(log: Opened, s: Source) -> Column:
