@@ -41,6 +41,9 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
         raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
     users = complete(raw.users, clicks, "user_key", registry.source_fields("user")).persist()
     items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), F.col("publish_ts"), F.col("eligible")).persist()
+    if source.catalogue == "clicked":
+        counters["items_left_out"] = items.count() - counters["items_with_clicks"]
+        items = items.join(clicks.select("item_key").distinct(), "item_key", how="left_semi").persist()
     context.facts.update(
         has_clock=raw.has_clock,
         user_key_type=key_type(users, "user_key", raw.user_key_type),
@@ -92,7 +95,8 @@ def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> Dat
     for name, value in (source.event_types or {}).items():
         by_type = F.when(F.col("event_type") == name, F.lit(value)).otherwise(by_type)
     weight = F.coalesce(F.col("weight"), by_type).cast("float")
-    return clicks.withColumns({"day": day, "fate": fate, "reason": reason, "weight": weight})
+    raw = F.when(fate == REJECTED, F.col("_raw"))  # of the others nobody asks for it, and a hundred million texts are not small
+    return clicks.withColumns({"day": day, "fate": fate, "reason": reason, "weight": weight, "_raw": raw})
 
 
 def window(day: Column, source: Source, ds: str, *, has_clock: bool) -> list[tuple[Column, str]]:

@@ -63,7 +63,7 @@ class Fields(Section):
 
 
 class EntityFile(Section):
-    """A table of users or items beside the click log (kind: generic)."""
+    """A table of users or items beside the click log (kind: generic; of amazon_reviews, items.path is the metadata)."""
 
     path: str | None = Field(None, description="file or folder; null = there is none")
     format: Literal["csv", "json", "parquet"] = Field("csv", description="csv | json | parquet")
@@ -83,15 +83,32 @@ KNOWN_FIELDS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
         "user": {"age": "single", "gender": "single", "occupation": "single"},
         "item": {"genres": "multi", "year": "single", "title": "text"},
     },
+    "amazon_reviews": {
+        "user": {},
+        "item": {
+            "main_category": "single",
+            "category": "single",
+            "brand": "single",
+            "price_band": "single",
+            "categories": "multi",
+            "title": "text",
+        },
+    },
+    "taobao": {"user": {}, "item": {"category": "single"}},
     "sequences": {"user": {}, "item": {"attributes": "multi"}},
     "generic": {"user": {}, "item": {}},
 }
+
+# Which of a format's events are clicks, where source.event_types is not given: ComiRec's and MIC's choice.
+KNOWN_EVENTS: Mapping[str, Mapping[str, float]] = {"taobao": {"pv": 1}}
 
 
 class Source(Section):
     """The raw data and how to read it."""
 
-    kind: Literal["synthetic", "movielens", "sequences", "generic"] = Field("synthetic", description="format of the raw data")
+    kind: Literal["synthetic", "movielens", "amazon_reviews", "taobao", "sequences", "generic"] = Field(
+        "synthetic", description="format of the raw data"
+    )
     path: str | None = Field(None, description="file or folder of the raw click log; not used by synthetic")
     attributes: str | None = Field(None, description="JSON file {item: [attributes]} (sequences); null = none")
     format: Literal["csv", "json", "parquet"] = Field("csv", description="file format of the click log (generic)")
@@ -102,7 +119,7 @@ class Source(Section):
     fields: Fields | None = Field(None, description="feature fields {user: {name: single|multi|text}, item: ...}; null = all of the format")
     multi_separator: str = Field("|", min_length=1, description="separates the values of a multi field in csv")
     event_types: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="{type: weight}; other types are dropped and counted; null = all, weight 1"
+        None, description="{type: weight}; other types are dropped and counted; null = all, weight 1; taobao: {pv: 1} if not given"
     )
     min_weight: float | None = Field(None, description="ratings or weights below this are dropped and counted; null = all kept")
     ts_format: str = Field("epoch_s", description="epoch_s | epoch_ms | iso8601 | order (no clock) | a Spark datetime pattern")
@@ -113,9 +130,19 @@ class Source(Section):
     lookback_days: int = Field(0, ge=0, description="days before the window that late clicks are still taken from")
     min_user_events: Positive = Field(1, description="users with fewer clicks are dropped and counted")
     min_item_events: Positive = Field(1, description="items with fewer clicks are dropped from the log and counted")
+    catalogue: Literal["all", "clicked"] = Field(
+        "all",
+        description="items: all of the source, for new ones can be found by their fields | those with a click left, as in ComiRec and MIC",
+    )
     user_id_min_count: Positive = Field(5, description="train events a user needs for an embedding row of its own; decision")
     item_id_min_count: Positive = Field(1, description="train events an item needs for an embedding row of its own; decision")
     synthetic: Synthetic = Synthetic()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _events_of_the_format(cls, data: Any) -> Any:
+        known = KNOWN_EVENTS.get(str(data.get("kind"))) if isinstance(data, Mapping) else None
+        return {"event_types": dict(known), **data} if known else data
 
     @field_validator("event_types", mode="before")
     @classmethod

@@ -7,6 +7,10 @@ from typing import Final, Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from conf.errors import Fault, SchemaError
+from conf.fields import Side
+from conf.sections.source import FieldSpec
+
 KeyType = Literal["string", "int64", "infer"]
 
 CLICKS: Final[Mapping[str, str]] = {  # column -> Spark type; a null is what the file did not give or what cannot be read
@@ -69,3 +73,24 @@ def blank_to_null(column: Column) -> Column:
     """The text without spaces around it; null where nothing is left."""
     trimmed = F.trim(column.cast("string"))
     return F.when(trimmed != "", trimmed)
+
+
+def chosen_fields(table: DataFrame, side: Side, specs: Mapping[str, FieldSpec]) -> list[Column]:
+    """The fields that the settings ask for, out of a table that holds all of a known format.
+
+    Raises:
+        SchemaError: every field that the format does not hold, and every role that does not fit.
+    """
+    kinds = {name: kind for name, kind in table.dtypes if kind in ("string", "array<string>") and name not in (*CLICKS, "problem")}
+    faults = []
+    for name, spec in specs.items():
+        theirs = spec.column or name
+        setting = f"source.fields.{side}.{name}"
+        if theirs not in kinds:
+            faults.append(Fault(f"{setting}: this format has no {side} field {theirs!r}", f"known: {', '.join(kinds) or 'none'}"))
+        elif (kinds[theirs] == "string") == (spec.role == "multi"):
+            want = "single or text" if kinds[theirs] == "string" else "multi"
+            faults.append(Fault(f"{setting}: {theirs!r} cannot be {spec.role}", fix=f"set its role to {want}"))
+    if faults:
+        raise SchemaError("source.fields", faults)
+    return [F.col(spec.column or name).alias(name) for name, spec in specs.items()]

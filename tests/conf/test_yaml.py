@@ -47,6 +47,20 @@ def test_movielens() -> None:
     assert load("movielens", ["source.path=elsewhere"]).source.path == "elsewhere"
 
 
+@pytest.mark.parametrize(("name", "history", "day"), [("amazon_books", 20, "2014-07-31"), ("taobao", 50, "2017-12-03")])
+def test_mic_protocol(name: str, history: int, day: str) -> None:
+    """Lu et al. 2022, 4.1 and 4.3; what they leave to ComiRec, as there."""
+    s = load(name)
+    assert (s.model.history, s.source.default_ds) == (history, day)
+    assert (s.source.min_item_events, s.source.min_user_events, s.source.catalogue) == (5, 5, "clicked")
+    assert (s.split.kind, s.split.seed, s.channels.seen) == ("user", 1230, "none")
+    assert (s.model.dim, s.model.dropout, s.trainer.batch, s.trainer.optimizer.lr) == (128, 0.2, 1024, 0.001)
+    assert s.objectives.mic is not None
+    assert (s.base.weight, s.objectives.mic.weight, s.objectives.mic.temperature) == (0.7, 0.3, 0.1)
+    assert (s.evaluation.at, s.trainer.valid_at) == ([20, 50], 50)
+    assert s.registry().user == ()  # neither log knows anything of its users, and ids of held-out users are never trained
+
+
 def test_production_holds_nothing_out_and_scales() -> None:
     s = load("production")
     assert (s.split.kind, s.merge.layout, s.evaluation.baselines) == ("production", "lists", [])
@@ -74,7 +88,7 @@ def test_to_yaml_and_back(name: str, tmp_path_factory: pytest.TempPathFactory) -
     assert load(str(path)) == load(name)
 
 
-@pytest.mark.parametrize("name", ["movielens", "production"])
+@pytest.mark.parametrize("name", packaged_names())
 def test_no_configuration_knows_this_machine(name: str) -> None:
     assert ".." not in str(load(name).source.path)
     assert isinstance(load(name), Settings)
