@@ -29,7 +29,7 @@ def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", prose):
         assert not target or target.startswith("http") or (path.parent / target).exists(), target
     anchors = {
-        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text_of(path).splitlines() if line[:1] == "#"
+        re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text_of(path).splitlines() if line[:1] == "#"
     }
     for anchor in re.findall(r"\]\(#([^)]*)\)", prose):
         assert anchor in anchors, anchor
