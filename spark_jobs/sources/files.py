@@ -47,7 +47,7 @@ def data_files(path: str, setting: str) -> list[str]:
     """The files at `path` (a file, or a folder without its hidden and _ files), as paths of its own file system, sorted.
 
     Raises:
-        NotReadyError: nothing is there. BadDataError: nothing but empty files.
+        NotReadyError: nothing is there. BadDataError: nothing but empty files, or zip archives, which Spark would read as text.
     """
     filesystem, root = open_root(path)
     info = filesystem.get_file_info(root)
@@ -60,6 +60,9 @@ def data_files(path: str, setting: str) -> list[str]:
     filled = sorted(i.path for i in infos if i.size)
     if not filled:
         raise BadDataError(f"{setting}={path}", [Fault("is empty", f"{len(infos)} files, none with any data")])
+    zipped = [name for name in filled if name.lower().endswith(".zip")]
+    if zipped:
+        raise BadDataError(f"{setting}={path}", [Fault(f"{name} is a zip archive", fix="unpack it; gz would be read") for name in zipped[:5]])
     return filled
 
 

@@ -1,4 +1,4 @@
-"""Numbered lines: what happens when a file is not cut the same way twice."""
+"""Numbered lines: files that are not cut the same way twice, and archives that are no text."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from conf.errors import BadDataError
 from spark_jobs.sources.file_rows import numbered_lines
 
 BLOCK = "spark.sql.files.maxPartitionBytes"
@@ -28,3 +29,10 @@ def test_lines_are_never_lost_to_other_blocks(spark: SparkSession, tmp_path: Pat
     finally:
         for key, old in before.items():
             spark.conf.set(key, str(old))
+
+
+def test_zip_archives_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    """As UserBehavior.csv is published: Spark would take the compressed bytes for lines."""
+    (tmp_path / "UserBehavior.csv.zip").write_bytes(b"PK")
+    with pytest.raises(BadDataError, match=r"UserBehavior\.csv\.zip is a zip archive   unpack it"):
+        numbered_lines(spark, str(tmp_path), setting="source.path")
