@@ -62,7 +62,7 @@ def data_files(path: str, setting: str) -> list[str]:
         raise BadDataError(f"{setting}={path}", [Fault("is empty", f"{len(infos)} files, none with any data")])
     zipped = [name for name in filled if name.lower().endswith(".zip")]
     if zipped:
-        raise BadDataError(f"{setting}={path}", [Fault(f"{name} is a zip archive", fix="unpack it; gz would be read") for name in zipped[:5]])
+        raise BadDataError(f"{setting}={path}", [Fault(f"{name} is a zip archive", fix="unpack it; gz is read") for name in zipped[:5]])
     return filled
 
 
