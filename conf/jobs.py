@@ -39,7 +39,8 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "train": JobSpec(
         ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
         ("model",),
-        ("model", "base", "objectives", "mining", "trainer", "channels.seen"),  # seen: masks the validation that picks the best epoch
+        # refit, seen: of the validation that picks the best epoch, and of what follows it
+        ("model", "base", "objectives", "mining", "trainer", "split.refit", "channels.seen"),
         "trainer.train",
     ),
     "embed": JobSpec(("model", "user_state", "user_feat", "item_feat"), ("embeddings_user", "embeddings_item"), (), "retrieval.embed"),

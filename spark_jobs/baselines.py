@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.sections.evaluation import Als
-from conf.tables import TRAIN
+from conf.tables import CONTEXT, TRAIN, VALID
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -49,9 +49,16 @@ def queries(users: DataFrame, user_state: DataFrame, *, seen: Literal["none", "h
     return state.select("user_idx", items.alias("items"), hidden.alias("seen"))
 
 
-def train_counts(events: DataFrame) -> DataFrame:
-    """user_idx, item_idx, count: how often a user clicked an item in train."""
-    return events.where(F.col("split") == TRAIN).groupBy("user_idx", "item_idx").count()
+def train_counts(events: DataFrame, *, refit: bool = False) -> DataFrame:
+    """user_idx, item_idx, count: how often a user clicked an item in train (refit: or in valid)."""
+    return events.where(F.col("split").isin(TRAIN, *[VALID] * refit)).groupBy("user_idx", "item_idx").count()
+
+
+def train_state(events: DataFrame) -> DataFrame:
+    """user_idx, items array<int32>: what each user did before its valid events, oldest first."""
+    known = events.where(F.col("split").isin(TRAIN, CONTEXT))
+    listed = F.sort_array(F.collect_list(F.struct("ts", "seq", "item_idx")))
+    return known.groupBy("user_idx").agg(F.transform(listed, lambda e: e["item_idx"]).alias("items"))
 
 
 # ---- most popular --------------------------------------------------------------------------------------------------

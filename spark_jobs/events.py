@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from conf.errors import Fault, NotReadyError
-from conf.tables import CONTEXT, SPLIT_NAMES, TRAIN
+from conf.tables import CONTEXT, SPLIT_NAMES, TRAIN, VALID
 from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.splits import CLICK_ORDER, assign_split
 from spark_jobs.user_batches import event_order
@@ -25,12 +25,13 @@ def encode(clicks: DataFrame, user_index: DataFrame, item_index: DataFrame) -> D
     return ranked.join(users, "user_key", how="left").join(items, "item_key", how="left").select(*COLUMNS, "recency")
 
 
-def user_states(events: DataFrame, user_index: DataFrame, *, max_user_clicks: int) -> DataFrame:
+def user_states(events: DataFrame, user_index: DataFrame, *, max_user_clicks: int, refit: bool = False) -> DataFrame:
     """One row per user of the index: items and times of its train or context events, oldest first, and how many train events it has.
 
+    refit: valid events are listed, too: they are known when test is asked.
     Of a user with more than `max_user_clicks` events only the most recent are listed; num_train counts all.
     """
-    known = events.where(F.col("split").isin(TRAIN, CONTEXT))
+    known = events.where(F.col("split").isin(TRAIN, CONTEXT, *[VALID] * refit))
     # The same order as everywhere, as a struct to sort by; only what is recent enough enters the list.
     entry = F.struct("ts", "seq", "item_idx")
     listed = F.sort_array(F.collect_list(F.when(F.col("recency") <= max_user_clicks, entry)))
@@ -89,7 +90,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     kept = events.where(F.col("recency") <= cap).select(*COLUMNS)
     return {
         "events": Output(kept.repartition("user_idx").sortWithinPartitions(F.col("user_idx"), *event_order())),
-        "user_state": user_states(events, tables["user_index"], max_user_clicks=cap),
+        "user_state": user_states(events, tables["user_index"], max_user_clicks=cap, refit=settings.split.refit),
     }
 
 

@@ -179,14 +179,23 @@ def _published(tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, D
 def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFrame, eligible: DataFrame) -> dict[str, DataFrame]:
     """The same of what it is compared with: the baselines asked for, and the oracle of generated data. Times go to the counters."""
     settings, counters, num = context.settings, context.counters, max(context.settings.evaluation.at)
-    ask = partial(baselines.queries, user_state=tables["user_state"], seen=settings.channels.seen, history=settings.model.history)
-    asked, counts = ask(units).persist(), baselines.train_counts(tables["events"]).persist()
+    refit = settings.split.refit
+    ask = partial(baselines.queries, seen=settings.channels.seen, history=settings.model.history)
+    asked, counts = ask(units, tables["user_state"]).persist(), baselines.train_counts(tables["events"], refit=refit).persist()
 
     def als() -> DataFrame:
         seed, grid = settings.split.seed, settings.evaluation.als
         truth = sample_units(held_out(tables["events"], VALID), max_users=VALID_USERS, seed=seed).persist()
-        chosen, tried = baselines.choose_als(counts, ask(truth).persist(), truth, eligible, grid=grid, num=num, seed=seed)
+        # what valid is asked with: with refit the state of the day holds the answers
+        state, train = tables["user_state"], counts
+        if refit:
+            state, train = baselines.train_state(tables["events"]), baselines.train_counts(tables["events"]).persist()
+        chosen, tried = baselines.choose_als(train, ask(truth, state).persist(), truth, eligible, grid=grid, num=num, seed=seed)
         counters["als_valid_recall"], counters["als_chosen"] = tried, chosen.name
+        if refit:
+            chosen = baselines.train_als(
+                counts, rank=chosen.rank, reg=chosen.reg, alpha=chosen.alpha, iterations=grid.iterations, seed=seed
+            )
         return baselines.als_lists(chosen, asked, eligible, num=num)
 
     makers: dict[str, Callable[[], DataFrame]] = {

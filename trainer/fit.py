@@ -30,12 +30,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fitted:
-    """weights: the encoder's, of the best epoch where there was validation, else of the last. dropped: rows an epoch leaves out."""
+    """weights: the encoder's, of the best epoch where there was validation, else of the last. dropped: rows an epoch leaves out.
+
+    refit_rows: train and validation rows that the weights were trained on once validation had chosen the epoch; 0 = they were not.
+    """
 
     weights: dict[str, Tensor]
     progress: Progress
     steps: int
     dropped: int
+    refit_rows: int = 0
 
 
 class Fit:
@@ -45,11 +49,21 @@ class Fit:
         queries: None = no validation (nothing was held out): every epoch is run, and the last one taken.
         eligible: int64[n], item_idx that validation recommends from.
         log: called with an event and its values; on rank 0 only.
+        phase: before the kind of each line of metrics.jsonl.
     """
 
-    def __init__(self, loop: Loop, queries: Queries | None, eligible: Tensor, checkpoints: Checkpoints, log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        queries: Queries | None,
+        eligible: Tensor,
+        checkpoints: Checkpoints,
+        log: Callable[..., None],
+        *,
+        phase: str = "",
+    ) -> None:
         self._loop, self._queries, self._eligible = loop, queries, eligible
-        self._checkpoints, self._log = checkpoints, log
+        self._checkpoints, self._log, self._phase = checkpoints, log, phase
         self._settings, self._backend = loop.settings.trainer, loop.backend
         self._progress = Progress()
         self._window, self._epoch = Meter(), Meter()  # of the line under way, of the epoch under way
@@ -120,9 +134,9 @@ class Fit:
         """Write the meter's averages as a line of metrics.jsonl; return an empty meter."""
         values: dict[str, float | int | None] = {**meter.averages(self._backend)}
         values |= extra if extra is not None else {"samples_per_s": self._rate(meter.steps, meter.seconds)}
-        self._progress.lines.append(line(kind, self._progress.epoch, step, values))
+        self._progress.lines.append(line(self._phase + kind, self._progress.epoch, step, values))
         if kind == "epoch":
-            self._log("epoch", stage="train", epoch=self._progress.epoch, step=step, **rounded(values))
+            self._log(f"{self._phase}epoch", stage="train", epoch=self._progress.epoch, step=step, **rounded(values))
         return Meter()
 
     def _rate(self, steps: int, seconds: float) -> float:

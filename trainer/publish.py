@@ -65,6 +65,7 @@ def counters_of(samples: Samples, fitted: Fitted, settings: Settings, *, workers
         "best_epoch": progress.best_epoch,
         f"recall@{settings.trainer.valid_at}": progress.best_recall,
         "workers": workers,
+        "refit_rows": fitted.refit_rows,
     }
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ import torch
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
 from conf.inputs import input_manifests, seen_inputs, unchanged
+from conf.settings import Settings
 from conf.storage import Manifest, Publication, Record
 from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
@@ -160,26 +161,38 @@ class Work:
             refuse_pickled_schema(asked.store.files_of(manifests["samples"]))
         samples = survey(asked.store, manifests["samples"], backend, num_items=tables.catalogue.num_items)
         beat()
-        place = {"rank": backend.rank, "size": backend.size}
-        queries = read_queries(samples, settings, tables.users, tables.user_state, **place)
+        queries = read_queries(samples, settings, tables.users, tables.user_state, rank=backend.rank, size=backend.size)
         beat()
-        encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
-        criterion = build_objectives(settings, encoder)
-        checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), self._agreed_fingerprint(manifests))
-        loop = Loop(
-            model=Model(encoder, criterion, Optimizers(settings, encoder, criterion)),
-            backend=backend,
-            batches=Batches(samples, settings, tables.users, **place),
+        shape = self._agreed_fingerprint(manifests)
+        self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape)
+        log = asked.log if backend.rank == 0 else _silent
+        log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
+        loop = self._loop(tables, samples, settings, self.checkpoints)
+        fitted = Fit(loop, queries, tables.eligible, self.checkpoints, log).run(resume=self.resume)
+        if settings.split.refit and fitted.progress.best_epoch is not None:
+            epochs = fitted.progress.best_epoch + 1
+            both, again = samples.with_valid(), _with_epochs(settings, epochs)
+            kept = Checkpoints(asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}")
+            log("refit", stage=JOB, epochs=epochs, train_rows=both.train_rows)
+            final = Fit(self._loop(tables, both, again, kept), None, tables.eligible, kept, log, phase="refit_").run(resume=self.resume)
+            progress = replace(fitted.progress, lines=fitted.progress.lines + final.progress.lines)
+            fitted = replace(fitted, weights=final.weights, progress=progress, refit_rows=both.train_rows)
+        return samples, fitted
+
+    def _loop(self, tables: Tables, samples: Samples, settings: Settings, checkpoints: Checkpoints) -> Loop:
+        """The loop of a model at its very start."""
+        self.encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+        criterion = build_objectives(settings, self.encoder)
+        return Loop(
+            model=Model(self.encoder, criterion, Optimizers(settings, self.encoder, criterion)),
+            backend=self.backend,
+            batches=Batches(samples, settings, tables.users, rank=self.backend.rank, size=self.backend.size),
             catalogue=tables.catalogue,
             item_counts=samples.item_counts,
             settings=settings,
-            beat=beat,
+            beat=self.watchdog.beat,
             dump=checkpoints.dump,
         )
-        self.encoder, self.checkpoints = encoder, checkpoints
-        log = asked.log if backend.rank == 0 else _silent
-        log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
-        return samples, Fit(loop, queries, tables.eligible, checkpoints, log).run(resume=self.resume)
 
     def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:
         """What shapes the training; raises TrainingError where workers read different tables or settings."""
@@ -227,6 +240,10 @@ def start_backend(launcher: str) -> Backend:
     except ImportError as error:
         fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: single"
         raise UsageError("trainer.launcher", [Fault(f"{launcher} is not installed", str(error), fix)]) from error
+
+
+def _with_epochs(settings: Settings, epochs: int) -> Settings:
+    return settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"epochs": epochs})})
 
 
 def _silent(event: str, **values: Any) -> None:

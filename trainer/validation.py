@@ -66,7 +66,8 @@ def read_queries(
     _, first = np.unique(rows["user_idx"][order], return_index=True)
     batch = _batch({name: column[order[first]] for name, column in rows.items()}, settings.registry(), users)
     truth = _grouped(rows["user_idx"][order], rows["item_idx"][order], chosen)
-    return Queries(batch, truth, _seen(batch["hist"], chosen, settings, user_state))
+    held_out = np.bincount(np.searchsorted(chosen, rows["user_idx"][order]), minlength=len(chosen))
+    return Queries(batch, truth, _seen(batch["hist"], chosen, settings, user_state, held_out))
 
 
 def recall(
@@ -147,7 +148,10 @@ def _grouped(user: npt.NDArray[np.generic], item: npt.NDArray[np.generic], chose
     return torch.from_numpy(out)
 
 
-def _seen(hist_UL: Tensor, chosen: npt.NDArray[np.generic], settings: Settings, user_state: Sequence[str]) -> Tensor:
+def _seen(
+    hist_UL: Tensor, chosen: npt.NDArray[np.generic], settings: Settings, user_state: Sequence[str], held_out: npt.NDArray[np.int64]
+) -> Tensor:
+    """held_out: validation clicks of each user; with split.refit the state of a user ends with them."""
     if settings.channels.seen == "none":
         return hist_UL[:, :0]
     if settings.channels.seen == "history":
@@ -156,5 +160,9 @@ def _seen(hist_UL: Tensor, chosen: npt.NDArray[np.generic], settings: Settings, 
     table = table.sort_by("user_idx")
     width = int(pc.max(pc.list_value_length(table["items"])).as_py() or 1)
     items = np.zeros((len(chosen), width), dtype=np.int64)
-    items[np.searchsorted(chosen, table["user_idx"].to_numpy())] = padded(table["items"], width)
+    place = np.searchsorted(chosen, table["user_idx"].to_numpy())
+    items[place] = padded(table["items"], width)
+    if settings.split.refit:
+        kept = pc.list_value_length(table["items"]).to_numpy() - held_out[place]
+        items[place] = np.where(np.arange(width) < kept[:, None], items[place], 0)
     return torch.cat([hist_UL, torch.from_numpy(items)], dim=1)

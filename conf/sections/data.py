@@ -30,6 +30,9 @@ class Split(Section):
     k: Positive = Field(5, description="events held out per user for test, and as many before them for valid (last_k; needs 2k+1 events)")
     test_days: Positive = Field(2, description="last days held out for test (temporal); the day before them is valid; MicRec 5.1")
     seed: int = Field(1230, description="seed of the 8:1:1 assignment (user); ComiRec's")
+    refit: bool = Field(
+        False, description="once valid has chosen the epoch, train anew on train and valid clicks, which then count as known"
+    )
 
 
 class Session(Section):

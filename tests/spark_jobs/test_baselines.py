@@ -162,3 +162,15 @@ def test_the_grid_is_chosen_by_valid_recall(spark: SparkSession, histories: dict
     lists = answers(baselines.als_lists(chosen, asked, eligible, num=10))
     want = np.mean([len(set(lists.get(row["user_idx"], [])) & set(row["truth"])) / len(row["truth"]) for row in truth.collect()])
     assert chosen.recall == pytest.approx(want)
+
+
+def test_with_refit_valid_clicks_count_but_valid_is_asked_without_them(spark: SparkSession) -> None:
+    rows = [(1, 7, 10, 1, 0), (1, 7, 10, 0, 0), (1, 8, 20, 0, 1), (1, 9, 30, 0, 2), (2, 5, 10, 0, 3), (2, 6, 20, 0, 1)]
+    log = spark.createDataFrame(rows, "user_idx int, item_idx int, ts long, seq long, split tinyint")
+
+    def counted(refit: bool) -> dict[tuple[int, int], int]:
+        return {(r["user_idx"], r["item_idx"]): r["count"] for r in baselines.train_counts(log, refit=refit).collect()}
+
+    assert counted(False) == {(1, 7): 2}
+    assert counted(True) == {(1, 7): 2, (1, 8): 1, (2, 6): 1}  # never what is tested on
+    assert answers(baselines.train_state(log)) == {1: [7, 7], 2: [5]}

@@ -46,6 +46,13 @@ def test_user_states_by_hand(spark):
     assert set(map(str, states.values())) == {"([], [], 0)"}
 
 
+def test_with_refit_valid_events_are_known(spark):
+    made, users = encoded(spark, LOG)
+    states = {r.user_idx: (r["items"], r.num_train) for r in user_states(made, users, max_user_clicks=9, refit=True).collect()}
+    assert states[1] == ([3, 2, 1], 2)
+    assert states[2] == ([5], 0)
+
+
 def test_counters_by_hand(spark):
     made, _ = encoded(spark, LOG)
     counted = count(made, max_user_clicks=3)

@@ -128,7 +128,7 @@ def publish(
 
 
 def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, Rows]]:
-    """job -> table -> rows."""
+    """job -> table -> rows; with split.refit the state of a user ends with its validation clicks."""
     users, items = len(made.clicks), len(made.item_topic) - 1
     sizes = {"user_id": users, "gender": 2, "likes": 4, "item_id": items, "category": 4, "tags": 2}
     vocabulary: dict[str, Rows] = {
@@ -145,8 +145,8 @@ def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, Rows]
         vocabulary[f"vocab_{name}"] = [{"value": f"v{n}", "id": 4 + n, "rank": n, "count": 1, "added_ds": DS} for n in range(size)]
     trained = [clicks[: len(clicks) - made.num_valid] for clicks in made.clicks]
     state: Rows = [
-        {"user_idx": u, "items": clicks, "ts": list(range(len(clicks))), "num_train": len(clicks)}
-        for u, clicks in enumerate(trained, start=1)
+        {"user_idx": u, "items": known, "ts": list(range(len(known))), "num_train": len(clicks)}
+        for u, (clicks, known) in enumerate(zip(trained, made.clicks if settings.split.refit else trained, strict=True), start=1)
     ]
     return {"vocabulary": vocabulary, "events": {"user_state": state}, "samples": {"samples": sample_rows(made, settings)}}
 

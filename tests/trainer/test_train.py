@@ -21,9 +21,11 @@ from conf.errors import BadDataError, LockedError, NotReadyError, TrainingError,
 from conf.files import hash_file
 from conf.settings import Settings, load
 from conf.storage import Manifest, Store
+from conf.tables import TRAIN
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
 from trainer import fit
 from trainer.checkpoints import INDEX, work_folder
+from trainer.loop import Loop
 from trainer.train import run, start_backend
 
 Day = Callable[..., tuple[Settings, World]]
@@ -150,6 +152,47 @@ def test_patience_ends_the_training_and_the_best_epoch_is_taken(day: Day, asked:
     best = model(settings).content_hash
     run(asked(with_trainer(settings, epochs=counters["best_epoch"] + 1), "r2"))
     assert model(settings).content_hash == best
+
+
+def test_refit_trains_anew_on_train_and_valid_for_the_chosen_epochs(tmp_path: Path, asked: Asked) -> None:
+    settings = planted_settings(tmp_path / "refit", split={"refit": True}, trainer={"epochs": 3})
+    made = publish(settings)
+    run(asked(settings))
+    counters = model(settings).counters
+    assert counters["refit_rows"] == sum(map(len, made.clicks)) == counters["train_rows"] + counters["valid_rows"]
+    epochs = counters["best_epoch"] + 1
+    assert [line["epoch"] for line in metrics(settings, "refit_epoch")] == list(range(epochs))
+    # the same clicks, all of them given as train rows, for as many epochs
+    plain = planted_settings(tmp_path / "plain", trainer={"epochs": epochs})
+    tables = rows_of_tables(made, plain)
+    for row in tables["samples"]["samples"]:
+        row["split"] = TRAIN
+    publish(plain, made, tables=tables)
+    run(asked(plain))
+    assert model(plain).content_hash == model(settings).content_hash
+    assert model(plain).counters["refit_rows"] == 0
+
+
+def test_a_refit_that_was_cut_resumes_with_the_same_model(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = (planted_settings(tmp_path / name, split={"refit": True}) for name in ("whole", "cut"))
+    for settings in (whole, cut):
+        publish(settings)
+    run(asked(whole))
+    step, taken = Loop.step, []
+
+    def fails_in_refit(self: Loop, *given: Any) -> Any:
+        taken.append(given)
+        if len(taken) == 2 * steps + 3:  # the first epochs are two
+            raise RuntimeError("cut")
+        return step(self, *given)
+
+    steps = model(whole).counters["steps_per_epoch"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "step", fails_in_refit)
+        with pytest.raises(RuntimeError, match="cut"):
+            run(asked(cut, "r1"))
+    run(asked(cut, "r2"), resume=True)
+    assert model(cut).content_hash == model(whole).content_hash
 
 
 class Terminal(io.StringIO):

@@ -95,6 +95,16 @@ def test_recall_equals_its_definition(day: Day, seen: str, at: int) -> None:
     assert 0 < got <= 1
 
 
+def test_with_refit_validation_sees_what_it_saw_without(day: Day) -> None:
+    """The state of a user then ends with the very clicks that are asked for."""
+    settings, made = day(split={"refit": True})
+    queries = queries_of(settings)
+    assert queries is not None
+    eligible = list(range(1, 81))
+    got = recall(encoder_of(), queries, torch.tensor(eligible), at=10, backend=build_backend("single"))
+    assert got == pytest.approx(slow_recall(made, list(range(1, 61)), eligible, seen="train_and_history", at=10))
+
+
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_workers_share_the_users(day: Day, size: int) -> None:
     settings, made = day()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conf import draws
+from conf.tables import TRAIN
 
 Rows = npt.NDArray[np.int64]
 
@@ -22,8 +23,8 @@ _GROUPS, _ROWS = 101, 102  # words that keep the two kinds of permutation apart
 class RowGroup:
     """One row group of one file: the unit that is decoded.
 
-    file: path or URI. index: its place in the file. number: its place in the table, which keys its permutation. rows, train: its rows,
-    and how many of them are train rows.
+    file: path or URI. index: its place in the file. number: its place in the table, which keys its permutation. rows: its rows.
+    train: how many of them are trained on, those of the splits `trained`.
     """
 
     file: str
@@ -31,6 +32,7 @@ class RowGroup:
     number: int
     rows: int
     train: int
+    trained: tuple[int, ...] = (TRAIN,)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def skip_rows(pieces: Sequence[Piece], rows: int) -> Iterator[Piece]:
 
 
 def rows_of(piece: Piece, split: npt.NDArray[np.int8], *, seed: int, epoch: int) -> Rows:
-    """int64: places in the row group of the piece's rows, in order. split: the group's split column, 0 = train."""
-    train = np.flatnonzero(split == 0)
+    """int64: places in the row group of the piece's rows, in order. split: the group's split column."""
+    train = np.flatnonzero(np.isin(split, piece.group.trained))
     assert len(train) == piece.group.train, f"{piece.group.file}: {len(train)} train rows, the survey counted {piece.group.train}"
     order = draws.permutation(len(train), seed, _ROWS, epoch, piece.group.number)
     return np.asarray(train[order[piece.start : piece.stop]], dtype=np.int64)

@@ -1,7 +1,7 @@
 """What a run needs to know of `samples` before the first batch: train rows of every row group, train clicks of every item."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ Integers = npt.NDArray[np.signedinteger[Any]]
 class Samples:
     """The table of training pairs.
 
-    groups: every row group, in manifest order. valid: validation rows of each. item_counts: int64[num_items + 1], train clicks by item_idx.
+    groups: every row group, in manifest order. valid: validation rows of each. item_counts, valid_counts: int64[num_items + 1], train
+    and validation clicks by item_idx.
     """
 
     groups: tuple[RowGroup, ...]
     valid: tuple[int, ...]
     item_counts: Tensor
+    valid_counts: Tensor
 
     @property
     def train_rows(self) -> int:
@@ -42,6 +44,14 @@ class Samples:
         """Rows held out for validation."""
         return sum(self.valid)
 
+    def with_valid(self) -> "Samples":
+        """The same table where validation rows are trained on, too."""
+        both = (TRAIN, VALID)
+        groups = tuple(
+            replace(group, train=group.train + valid, trained=both) for group, valid in zip(self.groups, self.valid, strict=True)
+        )
+        return Samples(groups, (0,) * len(groups), self.item_counts + self.valid_counts, torch.zeros_like(self.valid_counts))
+
 
 def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int) -> Samples:
     """Count rows and clicks, each rank its share of the row groups (two thin columns of them); collective.
@@ -51,19 +61,20 @@ def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int
     """
     bare = _row_groups(store, manifest)
     counts = np.zeros((len(bare), 2), dtype=np.int64)
-    items = np.zeros(num_items + 1, dtype=np.int64)
+    items = np.zeros((2, num_items + 1), dtype=np.int64)
     for number in range(backend.rank, len(bare), backend.size):
         split, item = _columns(bare[number])
         if len(split) and not 1 <= item.min() <= item.max() <= num_items:
             found = f"{item.min()}..{item.max()}, catalogue: 1..{num_items}"
             raise BadDataError(bare[number].file, [Fault("item_idx outside the catalogue", found, "run: trichannel samples --force")])
         counts[number] = (split == TRAIN).sum(), (split == VALID).sum()
-        items += np.bincount(item[split == TRAIN], minlength=num_items + 1)
+        items += [np.bincount(item[split == kind], minlength=num_items + 1) for kind in (TRAIN, VALID)]
     totals = backend.sum(torch.from_numpy(counts)).tolist()
     groups = tuple(
         RowGroup(group.file, group.index, group.number, group.rows, train) for group, (train, _) in zip(bare, totals, strict=True)
     )
-    return Samples(groups, tuple(valid for _, valid in totals), backend.sum(torch.from_numpy(items)))
+    train_counts, valid_counts = backend.sum(torch.from_numpy(items))
+    return Samples(groups, tuple(valid for _, valid in totals), train_counts, valid_counts)
 
 
 def _row_groups(store: Store, manifest: Manifest) -> list[RowGroup]:
