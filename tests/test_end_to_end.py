@@ -97,3 +97,21 @@ def test_a_changed_learning_rate_rebuilds_the_model_but_no_table_before_it(day):
     assert all(states[job] == "up to date" for job in before)
     assert states["train"] == "run: settings changed"
     assert states["candidates"].startswith("run: ")
+
+
+def test_jobs_md_explains_every_counter(day):
+    root, _ = day
+    settings = load("demo", [f"storage.root={root}", *TINY])
+    store = Store.of(settings)
+    text = (Path(__file__).resolve().parents[1] / "docs" / "jobs.md").read_text(encoding="utf-8")
+    for job in jobs.JOBS:
+        section = text.split(f"\n## {job}\n", 1)[1].split("\n## ", 1)[0]
+        told = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", section, flags=re.MULTILINE))
+        patterns = {name: re.sub(r"<\w+>", r"\\w+", re.escape(name)) for name in told}
+        for table in jobs.outputs(job, settings):
+            found = set(store.manifest(table, DS, settings).counters)
+            for name, pattern in patterns.items():
+                matched = {counter for counter in found if re.fullmatch(pattern, counter)}
+                assert matched or told[name].startswith("only "), f"{job} has no counter {name}"
+                found -= matched
+            assert not found, f"{job} has counters that nobody explains"

@@ -1,0 +1,42 @@
+"""What docs/jobs.md says of each job without further words, out of conf/jobs.py: `python -m conf.job_docs docs/jobs.md` renews it."""
+
+import re
+import sys
+from pathlib import Path
+
+from conf.jobs import JOBS, VOCABULARIES, module_of
+from conf.tables import ARTEFACTS, TABLES
+
+
+def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31") -> str:
+    """What the job reads, writes and is shaped by, and the lines that start it."""
+    spec, module = JOBS[job], module_of(job)
+    reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs) or "the raw files of section `source`"
+    writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
+    settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
+    start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]
+    if job == "train":
+        start = [f"horovodrun -np 8 --gloo python -m {module} {arguments}", f"{start[1]} --set trainer.launcher=single"]
+    lines = [f"- Reads: {reads}.", "- Writes:", *writes, f"- Settings: {settings}.", "", "```bash"]
+    return "\n".join([*lines, f"trichannel {job} {arguments}", *start, "```"])
+
+
+def with_generated(text: str) -> str:
+    """docs/jobs.md with each block between `<!-- generated: JOB -->` and `<!-- end -->` made anew; raises KeyError for an unknown job."""
+    block = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+    return block.sub(lambda found: f"{found[1]}{to_markdown(found[2])}\n{found[3]}", text)
+
+
+def _named(table: str) -> str:
+    return "vocab_<field>" if table == VOCABULARIES else table
+
+
+def _meaning(table: str) -> str:
+    if table in ARTEFACTS:
+        return f"a folder with {ARTEFACTS[table]}"
+    return "one row = " + TABLES["vocab" if table == VOCABULARIES else table].row
+
+
+if __name__ == "__main__":
+    document = Path(sys.argv[1])
+    document.write_text(with_generated(document.read_text(encoding="utf-8")), encoding="utf-8")
