@@ -73,19 +73,21 @@ def time_format(log: Table, column: str | None) -> str:
     return (format_of_times(present(log.sample[column])) if column else None) or "order"
 
 
-def survey(log: Table, columns: dict[str, str], ts_format: str) -> tuple[str | None, Counter[str]]:
-    """The last day of the log (None without a clock), and the clicks of every user, over all rows."""
+def survey(log: Table, columns: dict[str, str], ts_format: str) -> tuple[str | None, Counter[str], int]:
+    """The last day of the log (None without a clock), the clicks of every user, and the number of items, over all rows."""
     counts: Counter[str] = Counter()
+    items: set[str] = set()
     last: str | None = None
-    names = [columns["user_key"]] + ([columns["ts"]] if ts_format != "order" else [])
+    names = [columns["user_key"], columns["item_key"]] + ([columns["ts"]] if ts_format != "order" else [])
     rows = log.values(names)
     while chunk := list(itertools.islice(rows, 100_000)):
         counts.update(str(row[0]) for row in chunk if row[0] is not None)
+        items.update(str(row[1]) for row in chunk if row[1] is not None)
         if ts_format != "order":
-            last = max(filter(None, (last, last_day([row[1] for row in chunk], ts_format))), default=None)
+            last = max(filter(None, (last, last_day([row[2] for row in chunk], ts_format))), default=None)
     if not counts:
         raise BadDataError(f"--from {log.path}", [Fault(f"column {quoted(columns['user_key'])} holds no value")])
-    return last, counts
+    return last, counts, len(items)
 
 
 def last_day(values: Iterable[Any], ts_format: str) -> str | None:

@@ -168,6 +168,17 @@ def test_roles_of_fields(name: str, values: list[object], role: tuple[str | None
     assert field_role(name, values) == role
 
 
+def test_few_clicks_an_item_are_trained_on_gently(tmp_path: Path) -> None:
+    for clicks, gentle in ((19, True), (20, False)):  # of two items
+        file = tmp_path / f"sequences{clicks}.txt"
+        file.write_text("".join(f"u{n} i1 i2\n" for n in range(8)) + "v" + " i1" * (clicks - 16) + "\n")
+        text = init(str(file), str(tmp_path / f"{clicks}.yaml"))
+        mic = load(str(tmp_path / f"{clicks}.yaml")).objectives.mic
+        assert mic is not None
+        assert (mic.uu == 0) is gentle
+        assert ("clicks an item are few" in text) is gentle
+
+
 def test_faults(tmp_path: Path) -> None:
     folder = shop(tmp_path / "shop")
     out = tmp_path / "mine.yaml"
@@ -199,6 +210,8 @@ def test_completejourney(shared_data: Path, tmp_path: Path) -> None:
     assert (s.columns.ts, s.users.key, s.items.key) == ("transaction_timestamp", "household_id", "product_id")
     assert list(s.resolved_fields().user)[:2] == ["age", "income"]
     assert settings.cooc.category_field == "product_category"
+    assert settings.objectives.mic is not None
+    assert (settings.objectives.mic.uu, settings.model.dropout) == (0, 0.7)  # 3.6 clicks a product
 
 
 def test_movielens_and_sequences(shared_data: Path, tmp_path: Path) -> None:
