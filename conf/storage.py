@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Self
 
 from conf.errors import BadDataError, Fault, NotReadyError, UsageError
-from conf.files import hash_file, open_root, storage_faults
+from conf.files import storage_faults
 from conf.jobs import JOBS, config_hash, producer
 from conf.lock import Lock
 from conf.manifest import FileEntry, Manifest, Record
@@ -161,4 +161,4 @@ def _producer(table: str) -> str:
         raise UsageError("storage", [Fault(f"unknown table {table!r}", f"known: {', '.join(known)}", fix)]) from None
 
 
-__all__ = ["MAIN", "FileEntry", "Manifest", "Publication", "Record", "Store", "hash_file", "open_root"]
+__all__ = ["MAIN", "FileEntry", "Manifest", "Publication", "Record", "Store"]

@@ -176,7 +176,7 @@ def first_rows(files: Sequence[str], num: int) -> list[dict[str, object]]:
     """The first rows of a table's Parquet files; [] for artefacts."""
     import pyarrow.parquet as pq
 
-    from conf.storage import open_root
+    from conf.files import open_root
 
     rows: list[dict[str, object]] = []
     for file in files:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from conf import jobs
 from conf.command import Request, RunStatus
 from conf.errors import Fault, StorageError, UsageError
+from conf.files import open_root
 from conf.inputs import is_current
-from conf.storage import open_root
 from spark_jobs.job import Job, inputs_seen, run_job, running, submit_line
 from spark_jobs.launcher import TRAIN, train, train_command
 from spark_jobs.memory import peak_memory

@@ -92,8 +92,9 @@ def test_show_path_runs_rollback_on_a_published_table(tmp_path, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from conf.files import hash_file
     from conf.settings import load
-    from conf.storage import FileEntry, Store, hash_file
+    from conf.storage import FileEntry, Store
 
     root = ["--set", f"storage.root={tmp_path}/root"]
     settings = load("demo", [root[1]])

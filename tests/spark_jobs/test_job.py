@@ -9,7 +9,8 @@ from conf.errors import BadDataError, GateError, NotReadyError, SchemaError, Usa
 from conf.files import hash_file
 from conf.storage import FileEntry, Store
 from conf.tables import TABLES
-from spark_jobs.job import Job, Output, row_hash, run_job, spark_schema, type_name
+from spark_jobs.job import Job, Output, run_job
+from spark_jobs.schema import row_hash, spark_schema, type_name
 
 SESSIONS = TABLES["sessions"]
 ROWS = [(1, 0, 10, 20, [3, 3, 4], 3), (1, 1, 900, 900, [5], 1), (2, 0, 15, 30, [4, 6], 2)]

@@ -10,8 +10,9 @@ from pyspark.sql.catalog import Catalog
 from conf.errors import GateError
 from conf.storage import Publication, Store
 from conf.tables import TABLES
-from spark_jobs import job as runner
-from spark_jobs.job import Job, Output, main, row_hash, run_job, spark_schema, submit_line
+from spark_jobs import session as sessions
+from spark_jobs.job import Job, Output, main, run_job, submit_line
+from spark_jobs.schema import row_hash, spark_schema
 from tests.faults.publishing import settings_at
 from tests.faults.spark_events_job import publish_inputs
 
@@ -105,7 +106,7 @@ def test_a_missing_input_is_told_before_spark_starts(tmp_path, monkeypatch, caps
     def no_session(_):
         pytest.fail("Spark was started")
 
-    monkeypatch.setattr(runner, "session", no_session)
+    monkeypatch.setattr(sessions, "session", no_session)
     (tmp_path / "my.yaml").write_text(f"storage: {{root: '{tmp_path}/root'}}\n")
     assert main(sessions_job(), ["--config", f"{tmp_path}/my.yaml", "--run-id", "r1"]) == 3
     assert "table events is not there yet" in capsys.readouterr().err

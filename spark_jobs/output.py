@@ -1,0 +1,171 @@
+"""Tables of a job read and written: columns checked, files hashed, keys and nulls verified on what was written."""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib import metadata
+
+import pyarrow.parquet as pq
+import pyspark
+from pyarrow import fs as pafs
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from conf.errors import BadDataError, Fault, GateError, SchemaError
+from conf.files import hash_file, open_root
+from conf.manifest import FileEntry, Manifest
+from conf.schemas.table import Table
+from conf.tables import check_columns, resolve, with_key_types
+from spark_jobs.context import Artefact, Context, Output
+from spark_jobs.schema import row_hash, type_name
+
+
+def _table(context: Context, name: str) -> Table:
+    table = resolve(name, context.registry, context.settings.shape())
+    if name == "candidates":  # published keys have the types they came with; everywhere else keys are strings
+        return with_key_types(table, context.facts.get("user_key_type", "string"), context.facts.get("item_key_type", "string"))
+    return table
+
+
+def read(context: Context, name: str) -> DataFrame:
+    """The current version of an input table, its columns checked (SchemaError) and in the declared order."""
+    table = _table(context, name)
+    df = context.spark.read.parquet(*context.files(name))
+    _check(table, df, context, "read")
+    return df.select(*table.names)
+
+
+def _check(table: Table, df: DataFrame, context: Context, doing: str) -> None:
+    faults = check_columns(table, {f.name: type_name(f.dataType) for f in df.schema.fields})
+    if faults:
+        raise SchemaError(f"table {table.name}, ds={context.ds}, {doing}", faults)
+
+
+def write_all(context: Context, made: Mapping[str, DataFrame | Output | Artefact]) -> dict[str, int]:
+    """Write, verify and seal every output; the rows of each.
+
+    Raises:
+        SchemaError: other columns than declared. GateError: too few rows. BadDataError: nulls or keys that are not unique.
+    """
+    # Small tables wait for Spark's scheduling more than they compute, so they are written side by side.
+    with ThreadPoolExecutor(max_workers=min(4, len(made))) as pool:
+        try:
+            written = {name: pool.submit(_write, context, name, table) for name, table in made.items()}
+            return {name: future.result().rows for name, future in written.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            with suppress(Exception):  # Spark itself may be what died
+                context.spark.sparkContext.cancelAllJobs()
+            raise
+
+
+def _write(context: Context, name: str, made: DataFrame | Output | Artefact) -> Manifest:
+    if isinstance(made, Artefact):
+        return _seal_artefact(context, name, made)
+    output = made if isinstance(made, Output) else Output(made)
+    table = _table(context, name)
+    _check(table, output.df, context, "written")
+    folder = context.publication.folder(name)
+    df = output.df.select(*table.names)
+    if output.num_files is not None and output.cluster_by:
+        df = df.repartition(output.num_files, *output.cluster_by)
+    elif output.cluster_by:
+        df = df.repartition(*output.cluster_by)
+    elif output.num_files is not None:
+        df = df.coalesce(output.num_files)
+    if output.sort_by:
+        df = df.sortWithinPartitions(*output.sort_by)
+    prefix = f"part-{context.publication.attempt}"
+    (
+        df.write.mode("append")
+        .options(**output.options)
+        .option("mapreduce.output.basename", prefix)
+        # Spark's own _SUCCESS would come before our manifest: ours is written last.
+        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .parquet(context.store.uri(folder))
+    )
+    files = _inspect_files(context, folder, prefix)
+    content_hash = _verify(context, table, [context.store.uri(f"{folder}/{entry.name}") for entry in files])
+    rows = sum(entry.rows for entry in files)
+    if rows < context.settings.gates.min_rows and not table.may_be_empty:
+        raise GateError(f"table {name}, ds={context.ds}", [Fault(f"{rows} rows", f"gates.min_rows is {context.settings.gates.min_rows}")])
+    return context.publication.seal(
+        name, files, rows=rows, content_hash=content_hash, facts=context.facts, counters=context.counters, versions=versions()
+    )
+
+
+def _seal_artefact(context: Context, name: str, made: Artefact) -> Manifest:
+    folder = context.store.run_folder(name, context.ds, context.run_id)
+    files = []
+    for file_name in made.names:
+        size, sha256 = hash_file(context.store.fs, f"{folder}/{file_name}")
+        files.append(FileEntry(file_name, 0, size, sha256))
+    identity = made.identity or hashlib.sha256(" ".join(sorted(f.sha256 for f in files)).encode()).hexdigest()[:16]
+    return context.publication.seal(
+        name,
+        files,
+        rows=made.rows,
+        content_hash=f"{made.rows}:{identity}",
+        facts=context.facts,
+        counters=context.counters,
+        versions=versions(),
+    )
+
+
+DRIVER_READS_BYTES = 64 * 2**20  # the driver reads this much faster than Spark starts tasks
+
+
+def _inspect_files(context: Context, folder: str, prefix: str) -> list[FileEntry]:
+    infos = context.store.fs.get_file_info(pafs.FileSelector(folder))
+    # By prefix: the Spark of a killed attempt of the same run may outlive its Python and still write into the folder.
+    names = sorted(i.base_name for i in infos if i.base_name.startswith(f"{prefix}-") and i.base_name.endswith(".parquet"))
+    root = context.store.uri(folder)
+    if sum(i.size for i in infos if i.base_name in names) < DRIVER_READS_BYTES:
+        return [inspect_file(root, name) for name in names]
+    spread = context.spark.sparkContext.parallelize(names, max(1, min(len(names), 64)))
+    return sorted(spread.map(lambda name: inspect_file(root, name)).collect(), key=lambda entry: entry.name)
+
+
+def inspect_file(root: str, name: str) -> FileEntry:
+    """Rows, bytes, sha256 and row groups of one Parquet file (on an executor where the table is large)."""
+    filesystem, folder = open_root(root)
+    path = f"{folder}/{name}"
+    size, sha256 = hash_file(filesystem, path)
+    with filesystem.open_input_file(path) as handle:
+        footer = pq.ParquetFile(handle).metadata
+        groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    return FileEntry(name, footer.num_rows, size, sha256, groups)
+
+
+def _verify(context: Context, table: Table, files: Sequence[str]) -> str:
+    """Read the written files back: no nulls where none may be, keys unique; return "rows:hash", independent of row order."""
+    df = context.spark.read.parquet(*files)
+    keyed = bool(table.key) and context.settings.gates.unique_keys
+    required = [column.name for column in table.columns if not column.nullable]
+    nulls = [F.sum(F.col(name).isNull().cast("long")).alias(f"null_{name}") for name in required]
+    summed = [F.count("*").alias("rows"), F.sum(row_hash(table).cast("decimal(38,0)")).alias("total"), *nulls]
+    if keyed:  # one pass for all: sums by key, then the sums of sums and the largest count
+        by_key = df.groupBy(*[F.col(name).alias(f"key_{name}") for name in table.key]).agg(*summed)
+        totals = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows", "total", *(f"null_{name}" for name in required))]
+        row = by_key.agg(F.max("rows").alias("most"), *totals).first()
+    else:
+        row = df.agg(F.lit(1).alias("most"), *summed).first()
+    assert row is not None
+    faults = [Fault(f"column {name!r} has {row[f'null_{name}']} nulls") for name in required if row[f"null_{name}"]]
+    if keyed and (row["most"] or 0) > 1:
+        twice = df.groupBy(*table.key).count().where("count > 1").limit(3).collect()
+        faults += [Fault(f"key {table.key} is not unique", f"found {r['count']} times: {tuple(r[k] for k in table.key)}") for r in twice]
+    if faults:
+        raise BadDataError(f"table {table.name}, ds={context.ds}", faults)
+    return f"{row['rows']}:{int(row['total'] or 0) % 2**64:016x}"
+
+
+def versions() -> dict[str, str]:
+    """Versions that shaped a run, for its manifests."""
+    try:
+        own = metadata.version("trichannel")
+    except metadata.PackageNotFoundError:  # shipped by --py-files, not installed
+        own = "unpackaged"
+    return {"trichannel": own, "pyspark": pyspark.__version__, "python": platform.python_version()}
