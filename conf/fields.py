@@ -17,12 +17,14 @@ class Field:
 
     name: as in the settings; column of `users`/`items`, of `user_feat`/`item_feat`, and of vocabulary `vocab_<name>`.
     role: single = one value, multi = a list of values, text = free text (never embedded by id).
+    min_count: train clicks a value needs to get an id. max_len: ids kept of a list.
     """
 
     name: str
     side: Side
     role: Role
     min_count: int = 1
+    max_len: int = 10
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Settings(Section):
             with_id = side == "item" or self.split.kind != "user"
             names = chosen if chosen is not None else [f"{side}_id"] * with_id + [n for n, s in specs.items() if s.role != "text"]
             id_field = f.Field(f"{side}_id", side, "single", id_min_count)
-            return tuple(id_field if n == id_field.name else f.Field(n, side, specs[n].role, specs[n].min_count) for n in names)
+            fields = {n: f.Field(n, side, spec.role, spec.min_count, spec.max_len) for n, spec in specs.items()}
+            return tuple(id_field if n == id_field.name else fields[n] for n in names)
 
         def text(side: f.Side, specs: Mapping[str, FieldSpec]) -> tuple[f.Field, ...]:
             return tuple(f.Field(n, side, "text") for n, s in specs.items() if s.role == "text")

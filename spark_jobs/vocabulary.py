@@ -69,7 +69,8 @@ def field_vocabulary(numbered: DataFrame, field: Field, *, ds: str) -> DataFrame
 def features(numbered: DataFrame, fields: Sequence[Field], vocabularies: Mapping[str, DataFrame], *, id_field: str) -> DataFrame:
     """idx and one column per field: int ids of single fields, arrays of int ids of multi fields.
 
-    A single value that is missing or has no id becomes OOV. Unknown values of a multi field are left out; [] = none is known.
+    A single value that is missing or has no id becomes OOV. Unknown values of a multi field are left out, then the
+    first `max_len` kept; [] = none is known.
     """
     encoded = numbered
     for field in fields:
@@ -77,7 +78,7 @@ def features(numbered: DataFrame, fields: Sequence[Field], vocabularies: Mapping
             known = F.col("train_count") >= field.min_count
             encoded = encoded.withColumn(field.name, F.when(known, _id_of_idx()).otherwise(OOV))
         elif field.role == "multi":
-            encoded = _encode_multi(encoded, field.name, vocabularies[field.name])
+            encoded = _encode_multi(encoded, field, vocabularies[field.name])
         else:
             encoded = _encode_single(encoded, field.name, vocabularies[field.name])
     return encoded
@@ -89,14 +90,14 @@ def _encode_single(entities: DataFrame, name: str, vocabulary: DataFrame) -> Dat
     return joined.withColumn(name, F.coalesce("_id", F.lit(OOV))).drop("_id")
 
 
-def _encode_multi(entities: DataFrame, name: str, vocabulary: DataFrame) -> DataFrame:
+def _encode_multi(entities: DataFrame, field: Field, vocabulary: DataFrame) -> DataFrame:
     """The ids in the order in which the source names the values."""
-    values = entities.select("idx", F.posexplode(F.array_distinct(name)).alias("_position", "value"))
+    values = entities.select("idx", F.posexplode(F.array_distinct(field.name)).alias("_position", "value"))
     known = values.join(vocabulary.select("value", "id"), "value", how="inner")
-    ordered = F.sort_array(F.collect_list(F.struct("_position", "id")))
+    ordered = F.slice(F.sort_array(F.collect_list(F.struct("_position", "id"))), 1, field.max_len)
     lists = known.groupBy("idx").agg(F.transform(ordered, lambda pair: pair["id"]).alias("_ids"))
     joined = entities.join(lists, "idx", how="left")
-    return joined.withColumn(name, F.coalesce("_ids", F.array().cast("array<int>"))).drop("_ids")
+    return joined.withColumn(field.name, F.coalesce("_ids", F.array().cast("array<int>"))).drop("_ids")
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:

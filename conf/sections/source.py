@@ -43,6 +43,7 @@ class FieldSpec(Section):
     role: f.Role = Field("single", description="single | multi | text")
     column: str | None = Field(None, description="column in the source file; null = the field's own name")
     min_count: Positive = Field(1, description="train events a value needs to get an id of its own; below it is OOV")
+    max_len: Positive = Field(10, description="values kept of a multi field, in their order; decision")
 
 
 class Fields(Section):

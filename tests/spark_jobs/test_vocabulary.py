@@ -9,7 +9,7 @@ from conf.fields import Field
 from spark_jobs import vocabulary
 from spark_jobs.ranking import with_rank
 from spark_jobs.vocabulary import features, field_vocabulary, id_vocabulary, index_of, number
-from tests.spark_jobs.small_logs import clicks_df, shuffle_partitions
+from tests.spark_jobs.small_logs import Click, clicks_df, shuffle_partitions
 
 DS = "2026-01-31"
 ITEM_ID = Field("item_id", "item", "single", min_count=2)
@@ -66,6 +66,17 @@ def test_features_by_hand(numbered):
         ("e", 2, 2, [4]),  # missing category
         ("f", 2, 2, []),  # not in the catalogue
     ]
+
+
+def test_of_a_long_list_the_first_known_values_are_kept(spark):
+    items = spark.createDataFrame([("a", ["never", "z", "y", "x"]), ("b", ["x"])], "item_key string, tags array<string>")
+    clicks = clicks_df(spark, [Click("u", "a", 1), Click("u", "b", 2)]).selectExpr("*", "cast(0 as byte) as split")
+    numbered = number(items, clicks, key="item_key")
+    tags = Field("tags", "item", "multi", max_len=2)
+    known = field_vocabulary(numbered, tags, ds=DS).where("value != 'never'")
+    ids = {r["value"]: r["id"] for r in known.collect()}
+    made = features(numbered, [tags], {"tags": known}, id_field="item_id").select("item_key", "tags")
+    assert sorted(rows(made)) == [("a", [ids["z"], ids["y"]]), ("b", [ids["x"]])]
 
 
 def test_ranks_are_the_global_order_for_any_partitioning(spark):
