@@ -5,6 +5,7 @@ popular, so popularity recommends next to nothing.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _ARROW = {
     "string": pa.string(),
     "array<int32>": pa.list_(pa.int32()),
     "array<int64>": pa.list_(pa.int64()),
+    "array<float32>": pa.list_(pa.float32()),
 }
 
 FIELDS = {"user": {"gender": "single", "likes": "multi"}, "item": {"category": "single", "tags": "multi", "title": "text"}}
@@ -151,7 +153,13 @@ def rows_of_tables(made: World, settings: Settings) -> dict[str, dict[str, Rows]
     return {"vocabulary": vocabulary, "events": {"user_state": state}, "samples": {"samples": sample_rows(made, settings)}}
 
 
-def write(publication: Publication, table: Table, rows: Rows, groups: tuple[tuple[int, ...], ...]) -> Manifest:
+def write(
+    publication: Publication,
+    table: Table,
+    rows: Rows,
+    groups: tuple[tuple[int, ...], ...],
+    facts: Mapping[str, object] | None = None,
+) -> Manifest:
     """Write rows into one file for each tuple of row group sizes, and seal the table; the last group takes what is left."""
     folder = publication.folder(table.name)
     schema = pa.schema([pa.field(c.name, _ARROW[c.type], nullable=c.nullable) for c in table.columns])
@@ -171,4 +179,4 @@ def write(publication: Publication, table: Table, rows: Rows, groups: tuple[tupl
         row_groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         entries.append(FileEntry(name, footer.num_rows, size_b, sha256, row_groups))
     content = hashlib.sha256(str(rows).encode()).hexdigest()[:16]
-    return publication.seal(table.name, entries, rows=len(rows), content_hash=f"{len(rows)}:{content}", facts={"has_clock": False})
+    return publication.seal(table.name, entries, rows=len(rows), content_hash=f"{len(rows)}:{content}", facts=facts or {"has_clock": False})
