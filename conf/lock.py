@@ -101,6 +101,12 @@ class Lock:
             self.check()
             yield
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether a live run holds it, this one or another."""
+        holder = self.holder()
+        return holder is not None and not self._is_stale(holder)
+
     def release(self) -> None:
         """Give the lock back if it is ours; safe to call twice."""
         self._stop.set()

@@ -41,14 +41,15 @@ class Records:
     def _pointer(self, job: str, ds: str, variant: str) -> str:
         return f"{self.base}/{variant}/_current/{job}/ds={ds}.json"
 
-    def _record_path(self, job: str, ds: str, run_id: str) -> str:
+    def record_path(self, job: str, ds: str, run_id: str) -> str:
+        """Where the record of a run that once was current lies, a path on `fs`."""
         return f"{self.base}/{self.variant}/_records/{job}/ds={ds}/run={run_id}.json"
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def current(self, job: str, ds: str, variant: str | None = None) -> Record | None:
         """The committed record of the job for the day in this variant (or the given one), or None."""
-        return self._read_record(self._pointer(job, ds, variant or self.variant))
+        return self.read_record(self._pointer(job, ds, variant or self.variant))
 
     def days(self, job: str, variant: str | None = None) -> list[str]:
         """Committed days of the job, oldest first; the last one is "latest"."""
@@ -69,9 +70,10 @@ class Records:
 
     def read_status(self, run_id: str) -> dict[str, Any] | None:
         """The status file of a run, or None."""
-        return self._read_json(f"{self.base}/_runs/{run_id}.json")
+        return self.read_json(f"{self.base}/_runs/{run_id}.json")
 
-    def _read_json(self, path: str) -> dict[str, Any] | None:
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """The JSON object in a file, or None where there is no such file; raises BadDataError if it holds anything else."""
         try:
             with self.fs.open_input_stream(path) as stream:
                 data = json.loads(stream.read())
@@ -83,8 +85,9 @@ class Records:
             raise BadDataError(path, [Fault("is no JSON object", str(data)[:80], "remove it and run the job again")])
         return data
 
-    def _read_record(self, path: str) -> Record | None:
-        data = self._read_json(path)
+    def read_record(self, path: str) -> Record | None:
+        """The record in a file, or None where there is no such file; raises BadDataError if it holds anything else."""
+        data = self.read_json(path)
         try:
             return Record(**data) if data is not None else None
         except TypeError as error:
@@ -108,7 +111,7 @@ class Records:
                 self._keep_record(record)
 
     def _keep_record(self, record: Record) -> None:
-        path = self._record_path(record.job, record.ds, record.run_id)
+        path = self.record_path(record.job, record.ds, record.run_id)
         if self.fs.get_file_info(path).type == pafs.FileType.NotFound:
             write_atomic(self.fs, path, json.dumps(asdict(record), indent=1))
 

@@ -80,7 +80,7 @@ class Store(Records):
         """The manifest of a table of this record, its files checked as in `manifest`."""
         folder = self.run_folder(table, record.ds, record.run_id, record.variant)
         where = f"table {table}, ds={record.ds}, run={record.run_id}"
-        data = self._read_json(f"{folder}/manifest.json")
+        data = self.read_json(f"{folder}/manifest.json")
         if data is None:
             raise BadDataError(where, [Fault("manifest.json is missing", folder, "roll back or run the job again")])
         if data.get("schema_version", 0) > SCHEMA_VERSION:
@@ -119,7 +119,7 @@ class Store(Records):
             LockedError: another live run holds the lock. UsageError: `run_id` was committed before.
             StorageError: the root cannot be written, or is full.
         """
-        with self._locked(job, ds, run_id, settings, break_lock) as lock:
+        with self.locked(job, ds, run_id, settings, break_lock) as lock:
             # Only under the lock: the same run id may just have been committed by another process.
             if run_id in self.runs(job, ds):
                 fault = Fault(f"run {run_id} is already committed", fix="give another --run-id, or none")
@@ -128,21 +128,26 @@ class Store(Records):
 
     def rollback(self, job: str, ds: str, run_id: str, settings: Settings, *, break_lock: bool = False) -> Record:
         """Make an earlier committed run of the job current again, all its outputs together; refused if its files are damaged."""
-        with self._locked(job, ds, f"rollback-{run_id}", settings, break_lock) as lock:
+        with self.locked(job, ds, f"rollback-{run_id}", settings, break_lock) as lock:
             known = self.runs(job, ds)
             if run_id not in known:
                 fault = Fault(f"no committed run {run_id}", f"known: {', '.join(known) or 'none'}")
                 raise UsageError(f"rollback {job}, ds={ds}", [fault])
-            record = self._read_record(self._record_path(job, ds, run_id)) or self.current(job, ds)
+            record = self.read_record(self.record_path(job, ds, run_id)) or self.current(job, ds)
             assert record is not None
             for table in record.tables:
                 self.load_manifest(table, record)
             self.make_current(record, lock)
         return record
 
+    def lock(self, job: str, ds: str, settings: Settings) -> Lock:
+        """The lock of one job and day, not taken."""
+        return Lock(self.fs, f"{self.base}/{self.variant}/_locks/{job}/ds={ds}.json", settings)
+
     @contextmanager
-    def _locked(self, job: str, ds: str, run_id: str, settings: Settings, break_lock: bool) -> Iterator[Lock]:
-        lock = Lock(self.fs, f"{self.base}/{self.variant}/_locks/{job}/ds={ds}.json", settings)
+    def locked(self, job: str, ds: str, run_id: str, settings: Settings, break_lock: bool = False) -> Iterator[Lock]:
+        """Hold the job's lock for the day. Raises LockedError: another live run holds it. StorageError: the root cannot be written."""
+        lock = self.lock(job, ds, settings)
         with storage_faults(self.base):
             lock.acquire(run_id, break_lock=break_lock)
         try:
