@@ -77,4 +77,4 @@ def now() -> str:
 
 def new_run_id() -> str:
     """Sorts by time, unique without coordination."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
