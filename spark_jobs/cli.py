@@ -11,7 +11,7 @@ from conf import jobs
 from conf.command import add_arguments, guarded, request
 from conf.errors import EXIT_CODES, Fault, UsageError
 from conf.settings import load, packaged_names, to_yaml
-from conf.storage import Record, Store
+from conf.storage import MAIN, Record, Store
 
 Arguments = argparse.Namespace
 
@@ -209,6 +209,26 @@ def _rollback(argv: Sequence[str]) -> int:
     return guarded(body)
 
 
+def _gc(argv: Sequence[str]) -> int:
+    parser = _parser("gc")
+    parser.epilog = "With --variant or --ds only runs of that variant or day are removed. Locks are never broken."
+    parser.add_argument("--keep", type=int, default=2, metavar="N", help="runs of a job and day kept beside the current one (default: 2)")
+    parser.add_argument("--min-age-h", type=float, default=24, metavar="H", help="hours that nothing younger goes (default: 24)")
+    parser.set_defaults(variant=None)
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from conf.retention import Rule
+        from spark_jobs.collection import collect
+
+        rule = Rule(arguments.keep, arguments.min_age_h, arguments.variant, arguments.ds)
+        if arguments.variant is None:
+            arguments.variant = MAIN
+        return collect(request(arguments), rule)
+
+    return guarded(body)
+
+
 def _runs(argv: Sequence[str]) -> int:
     parser = _parser("runs")
     parser.add_argument("job", nargs="?", help="a job (default: all)")
@@ -268,6 +288,7 @@ VERBS: Mapping[str, Verb] = {
     "show": Verb("print a table's manifest and first rows", _show),
     "runs": Verb("list the committed runs of a day, the current one marked", _runs),
     "rollback": Verb("make an earlier run current again", _rollback),
+    "gc": Verb("remove runs that nobody needs any more", _gc),
     **{name: Verb(_JOB_DOCS[name], _job(name)) for name in jobs.JOBS},
 }
 

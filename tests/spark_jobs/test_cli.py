@@ -16,7 +16,7 @@ def test_overview_is_the_golden_text(capsys):
     assert capsys.readouterr().out == (GOLDEN / "overview.txt").read_text()
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "rollback", "path", "init"])
+@pytest.mark.parametrize("verb", ["run", "plan", "rollback", "gc", "path", "init"])
 def test_help_of_a_verb_is_the_golden_text(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
@@ -57,6 +57,8 @@ def test_config_prints_settings_that_load_again(tmp_path, capsys):
         (["runs", "sesions"], 2, "unknown job 'sesions'"),
         (["path", "candidates"], 3, "is not there yet"),
         (["run", "--until", "smaples"], 2, "unknown stage 'smaples'"),
+        (["gc", "--keep", "-1", "--min-age-h", "-2"], 2, "--min-age-h -2.0   give 0 or more"),
+        (["gc", "--ds", "yesterday"], 2, "'yesterday' is not a day"),
     ],
 )
 def test_wrong_use_says_what_to_do(argv, code, words, tmp_path, capsys):
