@@ -24,7 +24,15 @@ class Step:
 
 STEPS: Final = (
     Step("raw rows", "clicks", "raw_rows", notes={"rejected": "refused", "dropped": "left out"}),
-    Step("clicks", "clicks", notes={"duplicates": "duplicates left out", "inactive": "left out: users or items with too few clicks"}),
+    Step(
+        "clicks",
+        "clicks",
+        notes={
+            "duplicates": "duplicates left out",
+            "inactive": "left out: users or items with too few clicks",
+            "late_clicks": "of days before the window: they came late",
+        },
+    ),
     Step(
         "events",
         "events",

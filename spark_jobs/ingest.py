@@ -32,11 +32,12 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     check_input(judged, raw, counters, max_reject_share=context.settings.gates.max_reject_share)
     distinct = deduplicate(judged.where(F.col("fate") == USED)).persist()
     clicks = keep_active(distinct, source)
-    kept = clicks.agg(F.count("*"), F.countDistinct("user_key"), F.countDistinct("item_key"), F.min("ts"), F.max("ts")).first()
+    late = F.count(F.when(F.col("day") < (first_day(source, context.ds) or ""), 1))
+    kept = clicks.agg(F.count("*"), F.countDistinct("user_key"), F.countDistinct("item_key"), F.min("ts"), F.max("ts"), late).first()
     assert kept is not None
     num_distinct = distinct.count()
     counters.update(duplicates=counters["usable_rows"] - num_distinct, inactive=num_distinct - kept[0])
-    counters.update(clicks=kept[0], users_with_clicks=kept[1], items_with_clicks=kept[2])
+    counters.update(clicks=kept[0], users_with_clicks=kept[1], items_with_clicks=kept[2], late_clicks=kept[5])
     if kept[0] == 0:
         raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
     users = complete(raw.users, clicks, "user_key", registry.source_fields("user")).persist()
@@ -104,10 +105,18 @@ def window(day: Column, source: Source, ds: str, *, has_clock: bool) -> list[tup
     if not has_clock:
         return []
     outside = [(day > ds, "after ds")]
-    if source.train_days is not None:
-        first = date.fromisoformat(ds) - timedelta(days=source.train_days - 1 + source.lookback_days)
-        outside.append((day < first.isoformat(), "before the window"))
+    first = first_day(source, ds)
+    if first is not None:
+        earliest = date.fromisoformat(first) - timedelta(days=source.lookback_days)
+        outside.append((day < earliest.isoformat(), "before the window"))
     return outside
+
+
+def first_day(source: Source, ds: str) -> str | None:
+    """The first of the train_days up to ds; None = there is no window. A click of the lookback_days before it is late, and stays in its own day."""
+    if source.train_days is None:
+        return None
+    return (date.fromisoformat(ds) - timedelta(days=source.train_days - 1)).isoformat()
 
 
 def count_fates(judged: DataFrame) -> dict[str, Any]:

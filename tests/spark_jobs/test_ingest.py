@@ -197,6 +197,48 @@ def test_a_day_is_published_with_facts_and_every_row_accounted_for(
     }
 
 
+def test_late_clicks_are_counted_and_stay_in_their_own_day(
+    spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path
+) -> None:
+    """A window of three days, 29 to 31, and two of look-back, 27 and 28."""
+    seconds = (MIDNIGHT + 5, MIDNIGHT - 2 * DAY, MIDNIGHT - 2 * DAY - 1, MIDNIGHT - 4 * DAY, MIDNIGHT - 4 * DAY, MIDNIGHT - 4 * DAY - 1)
+    text = HEADER + "".join(f"u,i,{ts}\n" for ts in seconds)
+    asked, _ = day_of(spark, make_request, tmp_path, text, train_days=3, lookback_days=2)
+    manifest = asked.store.manifest("clicks", DS, asked.settings)
+    assert (manifest.counters["clicks"], manifest.counters["late_clicks"]) == (4, 2)  # the duplicate is no late click
+    assert (manifest.counters["duplicates"], manifest.counters["dropped"]) == (1, {"before the window": 1})
+    clicks = spark.read.parquet(*asked.store.files_of(manifest)).orderBy("ts").collect()
+    assert [row["day"] for row in clicks] == ["2026-01-27", "2026-01-28", "2026-01-29", "2026-01-31"]
+
+
+@pytest.mark.parametrize("given", [{"lookback_days": 2}, {"lookback_days": 2, "ts_format": "order"}], ids=["no window", "no clock"])
+def test_without_a_window_no_click_is_late(
+    spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path, given: dict[str, Any]
+) -> None:
+    asked, _ = day_of(spark, make_request, tmp_path, HEADER + f"u,i,{MIDNIGHT - 400 * DAY}\nu,i,{MIDNIGHT}\n", **given)
+    counters = asked.store.manifest("clicks", DS, asked.settings).counters
+    assert (counters["clicks"], counters["late_clicks"]) == (2, 0)
+
+
+def test_a_bad_row_is_one_reject_with_one_reason(spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path) -> None:
+    """Rows that are wrong in several ways, that repeat each other, or lie outside the window besides: one reject each, by file and row."""
+    bad = [",,\n", ",5,never\n", ",5,never\n", "1,,-7\n", f",5,{MIDNIGHT + 9 * DAY}\n", "1\n"]
+    text = HEADER + "".join(bad) + "".join(f"1,{n},{MIDNIGHT}\n" for n in range(6))
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    settings = {"source": {"kind": "generic", "path": str(path), "train_days": 2}, "gates": {"max_reject_share": 0.5}}
+    asked = make_request(Settings.model_validate(settings))  # 6 of 12: the limit itself is not too much
+    run_job(ingest.JOB, spark, asked)
+    manifest = asked.store.manifest("rejects", DS, asked.settings)
+    rows = spark.read.parquet(*asked.store.files_of(manifest)).orderBy("row").collect()
+    assert [row["row"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["raw"] for row in rows] == [text.rstrip("\n") for text in bad]
+    assert all(row["reason"] for row in rows)
+    assert sum(manifest.counters["rejected"].values()) == len(bad)
+    for reason, count in manifest.counters["rejected"].items():
+        assert sum(row["reason"] == reason for row in rows) == count
+
+
 def test_a_catalogue_key_that_is_no_integer_makes_all_item_keys_text(
     spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path
 ) -> None:
