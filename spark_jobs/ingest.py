@@ -113,7 +113,7 @@ def window(day: Column, source: Source, ds: str, *, has_clock: bool) -> list[tup
 
 
 def first_day(source: Source, ds: str) -> str | None:
-    """The first of the train_days up to ds, None = there is no window. Clicks of the lookback_days before it are late, in their own days."""
+    """The first of the train_days up to ds; None = no window. Clicks of the lookback_days before it are late, and in their own days."""
     if source.train_days is None:
         return None
     return (date.fromisoformat(ds) - timedelta(days=source.train_days - 1)).isoformat()
