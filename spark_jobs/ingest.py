@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from conf.errors import BadDataError, Fault, GateError
 from conf.fields import Field
 from conf.sections.source import Source
+from spark_jobs.drift import check_drift
 from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.sources import SOURCES
 from spark_jobs.sources.raw import FIRST_TS, LAST_TS, Raw
@@ -45,6 +46,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     if source.catalogue == "clicked":
         counters["items_left_out"] = items.count() - counters["items_with_clicks"]
         items = items.join(clicks.select("item_key").distinct(), "item_key", how="left_semi").persist()
+    check_drift(context, clicks, users, items)
     context.facts.update(
         has_clock=raw.has_clock,
         user_key_type=key_type(users, "user_key", raw.user_key_type),

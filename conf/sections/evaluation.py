@@ -1,10 +1,26 @@
 """Settings of what is refused, measured and shown."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from conf.sections.section import Positive, Section, Share
+
+
+class Drift(Section):
+    """How far the input of a day may stray from the last days; null = as far as it likes."""
+
+    days: int = Field(7, ge=0, description="committed days of ingest, before ds and in this variant, to compare with; 0 = measure nothing")
+    min_days: Positive = Field(3, description="a measure that fewer of those days have gets no verdict; decision")
+    clicks_per_user: Annotated[float, Field(gt=0)] | None = Field(
+        0.5, description="relative: by this share below the least or above the most of those days; decision"
+    )
+    new_items: Share | None = Field(
+        0.2, description="absolute: share of clicked items that the day before did not know, above the most of those days; decision"
+    )
+    nulls: Share | None = Field(
+        0.2, description="absolute: share of users or items without a value of a field, above the most of those days; decision"
+    )
 
 
 class Gates(Section):
@@ -13,6 +29,7 @@ class Gates(Section):
     max_reject_share: Share = Field(0.05, description="share of raw rows refused above which ingest stops; decision")
     min_rows: Positive = Field(1, description="rows that every table not marked as possibly empty needs")
     unique_keys: bool = Field(True, description="check that the key columns of each table are unique")
+    drift: Drift = Drift()
 
 
 class Als(Section):
