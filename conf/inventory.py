@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyarrow import fs as pafs
 
 from conf.errors import BadDataError, Fault
-from conf.jobs import producer
+from conf.jobs import JOBS, producer
 from conf.manifest import Manifest, Record
 from conf.names import NAME, is_day
 from conf.settings import Settings
@@ -79,14 +79,17 @@ _FIX = "roll back or run the job again, so that nothing needs it; or move the fi
 
 
 def runs_named(inputs: Mapping[str, str]) -> list[Run]:
-    """The runs in table -> "variant/ds/run content_hash", as records and manifests keep it. Raises ValueError for what is no such thing."""
+    """The runs in table -> "variant/ds/run content_hash", as records and manifests keep it. Raises ValueError for what is no such thing.
+
+    What stands under a name that is no table's may be of any job, so the run of that name of each of them is meant.
+    """
     runs = []
     for table, identity in inputs.items():
         if table == "source":  # the state of the raw files, which are not ours
             continue
         variant, ds, run_id = identity.split(" ")[0].split("/")
-        if _is_known(table):
-            runs.append(Run(Day(variant, producer(table), ds), run_id))
+        makers = [producer(table)] if _is_known(table) else [*JOBS]
+        runs += [Run(Day(variant, job, ds), run_id) for job in makers]
     return runs
 
 

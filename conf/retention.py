@@ -93,10 +93,10 @@ def plan(stock: Inventory, rule: Rule) -> Plan:
 def needed(stock: Inventory, keep: int) -> set[Run]:
     """The runs that must stay; what is damaged among them is noted in `stock.faults`."""
     wanted = [*stock.current.values(), *_latest_others(stock, keep)]
-    live: set[Run] = set()
+    live, there = set[Run](), stock.records.keys() | stock.folders.keys()
     while wanted:
         run = wanted.pop()
-        if run not in live:
+        if run in there and run not in live:
             live.add(run)
             wanted += stock.inputs_of(run)
     return live

@@ -9,6 +9,7 @@ import pytest
 
 from conf.errors import UsageError
 from conf.inventory import Day, Run, runs_named, survey
+from conf.jobs import JOBS
 from conf.retention import RetentionError, Rule, in_use, plan
 from conf.storage import MAIN, Record, Store
 from tests.faults.publishing import DS, publish, settings_at
@@ -230,13 +231,22 @@ def test_jobs_of_a_newer_version_lose_nothing(settings, make):
     assert doomed(settings) == []
 
 
+def test_an_input_under_a_name_that_is_no_table_keeps_whatever_run_it_may_mean(settings, make):
+    make("vocabulary", "v0")
+    make("events", "v1")
+    publish(Store.of(settings), settings, "e1", "e1", inputs={"previous_user_index": f"{MAIN}/{DS}/v0 1:v0"})
+    make("vocabulary", "v2")
+    assert doomed(settings) == ["events/v1"]
+    assert plan(survey(settings), ALL).kept == 3
+
+
 def test_no_root_is_an_empty_one(settings):
     assert not plan(survey(settings), ALL).doomed
 
 
 def test_names_of_inputs():
-    inputs = {"clicks": f"exp/{DS}/r1 5:ab", "source": "5c3a", "of_later_versions": f"exp/{DS}/r1 5:ab"}
-    assert runs_named(inputs) == [Run(Day("exp", "ingest", DS), "r1")]
+    assert runs_named({"clicks": f"exp/{DS}/r1 5:ab", "source": "5c3a"}) == [Run(Day("exp", "ingest", DS), "r1")]
+    assert {run.day.job for run in runs_named({"of_later_versions": f"exp/{DS}/r1 5:ab"})} == {*JOBS}
     with pytest.raises(ValueError, match="unpack"):
         runs_named({"clicks": "r1"})
 
