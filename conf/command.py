@@ -11,10 +11,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from types import FrameType
 from typing import Any, NoReturn
 
 from conf import errors
+from conf.errors import Fault, UsageError
+from conf.jobs import JOBS
 from conf.manifest import new_run_id, now
 from conf.names import check_ds, check_name
 from conf.settings import Settings, load
@@ -23,7 +26,7 @@ from conf.storage import MAIN, Store
 
 @dataclass(frozen=True)
 class Request:
-    """One command as the user gave it, checked."""
+    """One command as the user gave it, checked. truth_ds: the later day whose clicks judge those of ds, for the job that can."""
 
     config: str
     settings: Settings
@@ -35,6 +38,7 @@ class Request:
     break_lock: bool
     dry_run: bool
     log: "Log"
+    truth_ds: str | None = None
 
     @property
     def store(self) -> Store:
@@ -46,6 +50,8 @@ class Request:
         words = ["--config", self.config, "--ds", self.ds, "--variant", self.variant, "--run-id", self.run_id]
         for override in self.overrides:
             words += ["--set", override]
+        if self.truth_ds is not None:
+            words += ["--truth-ds", self.truth_ds]
         return words + ["--force"] * self.force + ["--break-lock"] * self.break_lock + ["--log-format", self.log.format]
 
 
@@ -79,23 +85,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", choices=("json", "text"), default="json", help="log lines on stderr (default: json)")
 
 
+def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a job that also judges a published day by a later one."""
+    parser.add_argument("--candidates-ds", metavar="YYYY-MM-DD", help="the same as --ds: the day whose candidates are scored")
+    parser.add_argument("--truth-ds", metavar="YYYY-MM-DD", help="score against the clicks after ds, up to and including this day")
+
+
 def request(arguments: argparse.Namespace) -> Request:
-    """The parsed arguments, with settings loaded and names checked. Raises SettingsError."""
+    """The parsed arguments, with settings loaded and names checked. Raises SettingsError, UsageError."""
     settings = load(arguments.config, arguments.set)
+    ds = _day(arguments, settings)
     # An empty value is not a missing one: with `--ds "$DAY"` and DAY unset, the default day would be run by mistake.
     run_id = check_name("--run-id", new_run_id() if arguments.run_id is None else arguments.run_id)
     return Request(
         config=arguments.config,
         settings=settings,
         overrides=tuple(arguments.set),
-        ds=check_ds(settings.source.default_ds if arguments.ds is None else arguments.ds),
+        ds=ds,
         variant=check_name("--variant", arguments.variant),
         run_id=run_id,
         force=arguments.force,
         break_lock=arguments.break_lock,
         dry_run=arguments.dry_run,
         log=Log(arguments.log_format, run_id=run_id),
+        truth_ds=_truth_day(arguments, settings, ds),
     )
+
+
+def _day(arguments: argparse.Namespace, settings: Settings) -> str:
+    """The day of --ds or --candidates-ds, or the default one; raises UsageError where the two differ."""
+    given = [day for day in (arguments.ds, getattr(arguments, "candidates_ds", None)) if day is not None]
+    if len(set(given)) > 1:
+        raise UsageError("--candidates-ds", [Fault(f"is {given[1]}, and --ds is {given[0]}", fix="they are the same thing: give one")])
+    return check_ds(given[0] if given else settings.source.default_ds)
+
+
+def _truth_day(arguments: argparse.Namespace, settings: Settings, ds: str) -> str | None:
+    """The day of --truth-ds, or None; raises UsageError unless its clicks hold every day after ds."""
+    truth_ds = getattr(arguments, "truth_ds", None)
+    if truth_ds is None:
+        return None
+    days = (date.fromisoformat(check_ds(truth_ds, "--truth-ds")) - date.fromisoformat(ds)).days
+    if days < 1:
+        raise UsageError("--truth-ds", [Fault(f"{truth_ds} is not after ds {ds}", fix="give a day after it")])
+    source = settings.source
+    if source.train_days is not None and days > source.train_days + source.lookback_days:
+        found = f"its clicks go back {source.train_days + source.lookback_days} days (source.train_days, source.lookback_days)"
+        raise UsageError("--truth-ds", [Fault(f"{truth_ds} is {days} days after ds {ds}", found, "give a day that is nearer")])
+    return str(truth_ds)
 
 
 class RunStatus:
@@ -195,9 +232,11 @@ def guarded(body: Callable[[], int]) -> int:
 
 
 def parse(prog: str, description: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the common options alone; wrong usage exits with 2."""
+    """Parse the common options, and those of a job that reads a later day; wrong usage exits with 2."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     add_arguments(parser)
+    if prog in JOBS and JOBS[prog].later:
+        add_truth_arguments(parser)
     return parser.parse_args(argv)
 
 

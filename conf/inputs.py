@@ -9,10 +9,14 @@ from conf.settings import Settings
 from conf.storage import Manifest, Record, Store
 
 
-def input_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
-    """Manifests of every input, those of one job of one and the same run; raises NotReadyError naming all that are not there."""
+def input_manifests(job: str, store: Store, ds: str, settings: Settings, *, truth_ds: str | None = None) -> dict[str, Manifest]:
+    """Manifests of every input, those of one job of one and the same run; raises NotReadyError naming all that are not there.
+
+    truth_ds: the later day of the tables that the job reads of one.
+    """
     try:
-        return store.manifests(jobs.inputs(job, settings), ds, settings)
+        later = store.manifests(jobs.JOBS[job].later, truth_ds, settings) if truth_ds else {}
+        return store.manifests(jobs.inputs(job, settings), ds, settings) | later
     except NotReadyError as error:
         raise NotReadyError(f"job {job}, ds={ds}", error.faults) from None
 

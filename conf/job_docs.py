@@ -17,6 +17,7 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
     start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]
     if job == "train":
         start = [f"horovodrun -np 8 --gloo python -m {module} {arguments}", f"{start[1]} --set trainer.launcher=single"]
+    reads += f"; with `--truth-ds`, of that day: {', '.join(f'`{table}`' for table in spec.later)}" if spec.later else ""
     lines = [f"- Reads: {reads}.", "- Writes:", *writes, f"- Settings: {settings}.", "", "```bash"]
     return "\n".join([*lines, f"trichannel {job} {arguments}", *start, "```"])
 

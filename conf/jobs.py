@@ -15,6 +15,7 @@ class JobSpec:
     """inputs, outputs: table names. settings: sections (or section.key) that enter the hash; a job reads no others.
 
     module: where its command lives; "" = spark_jobs.<name>.
+    later: tables it also reads of a later day, where the command names one (--truth-ds).
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     """
 
@@ -22,6 +23,7 @@ class JobSpec:
     outputs: tuple[str, ...]
     settings: tuple[str, ...]
     module: str = ""
+    later: tuple[str, ...] = ()
     code: int = 1
 
 
@@ -61,6 +63,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
         ("metrics_user", "metrics"),
         ("evaluation", "source", "split", "channels", "model.history"),
+        later=("clicks",),
     ),
     "report": JobSpec(
         (

@@ -27,10 +27,10 @@ def is_day(text: str) -> bool:
         return False
 
 
-def check_ds(ds: str) -> str:
+def check_ds(ds: str, option: str = "--ds") -> str:
     """The day, if it is a real calendar day YYYY-MM-DD; raises SettingsError otherwise (also keeps it safe as a folder name)."""
     if not is_day(ds):
-        raise SettingsError("--ds", [Fault(f"{ds!r} is not a day", fix="use YYYY-MM-DD, for instance --ds 2026-01-31")])
+        raise SettingsError(option, [Fault(f"{ds!r} is not a day", fix=f"use YYYY-MM-DD, for instance {option} 2026-01-31")])
     return ds
 
 

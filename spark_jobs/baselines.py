@@ -239,7 +239,13 @@ def als_lists(factors: Factors, asked: DataFrame, eligible: DataFrame, *, num: i
 def choose_als(
     counts: DataFrame, asked: DataFrame, truth: DataFrame, eligible: DataFrame, *, grid: Als, num: int, seed: int
 ) -> tuple[Factors, dict[str, float]]:
-    """The model of the grid with the highest recall@num on `truth` (user_idx, truth) of valid, and every model's recall by name."""
+    """The model of the grid with the highest recall@num on `truth` (user_idx, truth) of valid, and every model's recall by name.
+
+    Where nothing is held out as valid (split.kind production), nothing can choose: the first model of the grid, and no recall.
+    """
+    if truth.isEmpty():
+        rank, reg, alpha = grid.rank[0], grid.reg[0], grid.alpha[0]
+        return train_als(counts, rank=rank, reg=reg, alpha=alpha, iterations=grid.iterations, seed=seed), {}
     tried: list[Factors] = []
     for size, reg, alpha in product(grid.rank, grid.reg, grid.alpha):
         factors = train_als(counts, rank=size, reg=reg, alpha=alpha, iterations=grid.iterations, seed=seed)

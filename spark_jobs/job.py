@@ -92,7 +92,7 @@ def run_job(job: Job, spark: SparkSession, asked: Request, status: RunStatus | N
 
 def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResult:
     settings, store, ds = asked.settings, asked.store, asked.ds
-    manifests = input_manifests(job.name, store, ds, settings)
+    manifests = input_manifests(job.name, store, ds, settings, truth_ds=asked.truth_ds)
     seen = inputs_seen(job.name, asked, manifests)
     record = unchanged(job.name, asked, seen)
     if record is not None:
@@ -100,7 +100,8 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
         return RunResult(job.name, record, timer.seconds, skipped=True, rows=rows)
     facts: dict[str, Any] = {}
     for manifest in manifests.values():
-        facts.update(manifest.facts)
+        if manifest.ds == ds:  # what a later day knows is not known of this one
+            facts.update(manifest.facts)
     with store.publication(job.name, ds, asked.run_id, settings, inputs=seen, break_lock=asked.break_lock) as publication:
         context = Context(spark, settings, ds, asked.run_id, store, settings.registry(), facts, dict[str, Any](), manifests, publication)
         tables = {name: read(context, name) for name in manifests if name not in ARTEFACTS}
@@ -114,9 +115,10 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
 
 def inputs_seen(job: str, asked: Request, manifests: Mapping[str, Manifest] | None = None) -> dict[str, str]:
     """What the job reads now: table -> identity of its current run; for the first job the state of the raw files. Raises NotReadyError."""
-    found = input_manifests(job, asked.store, asked.ds, asked.settings) if manifests is None else manifests
-    seen = seen_inputs(found)
-    if not found:
+    if manifests is None:
+        manifests = input_manifests(job, asked.store, asked.ds, asked.settings, truth_ds=asked.truth_ds)
+    seen = seen_inputs(manifests)
+    if not manifests:
         seen["source"] = source_state(asked.settings)
     return seen
 

@@ -1,4 +1,4 @@
-"""Scores the candidates of every channel, their merge and the baselines against held-out clicks.
+"""Scores the candidates of every channel, their merge and the baselines against held-out clicks, or against those of a later day.
 
 Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, averaged over users.
 """
@@ -14,9 +14,11 @@ from typing import Final
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from conf.errors import Fault, SettingsError
 from conf.tables import TEST, TRAIN, VALID, resolve
 from spark_jobs import baselines
 from spark_jobs.job import Context, Job, main, spark_schema
+from spark_jobs.later_truth import count_unknown, later_clicks, truth_of
 from spark_jobs.oracle import oracle_lists
 
 CHANNELS: Final = "channels"
@@ -141,17 +143,19 @@ def coverage(lists: DataFrame, eligible: DataFrame, *, channels: Sequence[str], 
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, DataFrame]:
-    """Score every list of at most evaluation.max_users users with held-out clicks; empty tables where nothing is held out."""
+    """Score every list of at most evaluation.max_users users with something to find; empty tables where there is nothing."""
     settings, counters = context.settings, context.counters
     at = sorted(set(settings.evaluation.at))
-    truth = held_out(tables["events"]).persist()
+    truth = _truth(context, tables).persist()
     units = sample_units(truth, max_users=settings.evaluation.max_users, seed=settings.split.seed).persist()
     counters["users_with_truth"], counters["users_scored"] = truth.count(), units.count()
     counters["users_without_truth"] = context.manifests["user_index"].rows - counters["users_with_truth"]
-    if counters["users_scored"] == 0:  # split.kind production: published empty, and the report says so
+    if counters["users_scored"] == 0:  # split.kind production without a later day: published empty, and the report says so
         return {name: _no_rows(context, name) for name in ("metrics_user", "metrics")}
     eligible = tables["item_feat"].where("eligible").select("idx").persist()
     counters.update(count_truth(units, tables["events"], eligible))
+    if "clicks" in tables:
+        counters["truth_items_unknown"] = count_unknown(units)
     made = {**_published(tables, units), **_compared(context, tables, units, eligible)}
     channels = [*settings.channels.names, *(name for name in made if name != CHANNELS)]
     tops = (part.select("user_idx", "channel", F.slice("items", 1, max(at)).alias("items")) for part in made.values())
@@ -162,6 +166,25 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     rows = means(per_user).unionByName(coverage(lists, eligible, channels=channels, at=at, n_users=counters["users_scored"]))
     run_id = context.manifests["candidates"].run_id
     return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, rows)}
+
+
+def _truth(context: Context, tables: Mapping[str, DataFrame]) -> DataFrame:
+    """user_idx, truth: what is to be found of each user, held out of the day itself or clicked after it.
+
+    Raises:
+        SettingsError: a later day is asked for, and the log has no clock time.
+    """
+    if "clicks" not in tables:
+        return held_out(tables["events"])
+    truth_ds = context.manifests["clicks"].ds
+    if not context.facts["has_clock"]:
+        fault = Fault("needs clock times", "this log has only an order of clicks", "hold clicks out by split.kind")
+        raise SettingsError("--truth-ds", [fault])
+    later = later_clicks(tables["clicks"], tables["user_index"], tables["item_index"], after=context.ds, until=truth_ds).persist()
+    context.facts["truth_ds"] = context.counters["truth_ds"] = truth_ds
+    strangers = later.where(F.col("user_idx").isNull()).agg(F.countDistinct("user_key")).first()
+    context.counters["truth_users_unknown"] = strangers[0] if strangers else 0
+    return truth_of(later)
 
 
 def _no_rows(context: Context, name: str) -> DataFrame:

@@ -164,6 +164,7 @@ def _scored(context: Context) -> dict[str, Any]:
     counters = context.manifests["metrics"].counters
     return {
         "users": counters.get("users_scored", 0),
+        "truth_ds": counters.get("truth_ds"),
         "users_with_truth": counters.get("users_with_truth", 0),
         "truth_items": counters.get("truth_items", 0),
         "never_trained": counters.get("truth_items_never_trained", 0),

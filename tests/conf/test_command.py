@@ -9,7 +9,7 @@ import pytest
 
 from conf import errors
 from conf.command import Log, RunStatus, exit_code, guarded, parse, request
-from conf.errors import LockedError, SettingsError, StorageError
+from conf.errors import LockedError, SettingsError, StorageError, UsageError
 from conf.storage import Store
 
 
@@ -42,6 +42,37 @@ def test_defaults_and_options(ask, tmp_path):
     assert (asked.ds, asked.variant, asked.run_id, asked.force, asked.break_lock) == ("2026-01-07", "exp", "r7", True, True)
     assert asked.settings.trainer.epochs == 3
     assert (asked.store.base, asked.store.variant) == (str(tmp_path / "root"), "exp")
+
+
+def test_a_published_day_and_the_later_one_that_judges_it(config):
+    def ask(*words):
+        return request(parse("offline_metrics", "doc", ["--config", config, *words]))
+
+    for words in (("--ds", "2026-01-07"), ("--candidates-ds", "2026-01-07"), ("--ds", "2026-01-07", "--candidates-ds", "2026-01-07")):
+        asked = ask(*words, "--truth-ds", "2026-01-09")
+        assert (asked.ds, asked.truth_ds) == ("2026-01-07", "2026-01-09")
+        again = request(parse("offline_metrics", "doc", asked.arguments()))
+        assert (again.ds, again.truth_ds, again.arguments()) == (asked.ds, asked.truth_ds, asked.arguments())
+    assert ask("--candidates-ds", "2026-01-07").truth_ds is None
+    days = ("--set", "source.train_days=2", "--set", "source.lookback_days=1", "--ds", "2026-01-07", "--truth-ds")
+    assert ask(*days, "2026-01-10").truth_ds == "2026-01-10"
+    with pytest.raises(UsageError, match="is 4 days after ds 2026-01-07   its clicks go back 3 days"):
+        ask(*days, "2026-01-11")
+    for truth_ds in ("2026-01-07", "2026-01-06"):
+        with pytest.raises(UsageError, match="is not after ds 2026-01-07   give a day after it") as caught:
+            ask("--ds", "2026-01-07", "--truth-ds", truth_ds)
+        assert caught.value.exit_code == 2
+    with pytest.raises(SettingsError, match=r"error\[T101\] --truth-ds: 1 fault\n  'tomorrow' is not a day"):
+        ask("--truth-ds", "tomorrow")
+    with pytest.raises(UsageError, match="is 2026-01-08, and --ds is 2026-01-07"):
+        ask("--ds", "2026-01-07", "--candidates-ds", "2026-01-08")
+
+
+def test_only_the_job_that_reads_a_later_day_takes_one(config, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("sessions", "doc", ["--config", config, "--truth-ds", "2026-01-09"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --truth-ds" in capsys.readouterr().err
 
 
 def test_arguments_ask_for_the_same_again(ask):

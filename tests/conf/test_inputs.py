@@ -38,6 +38,19 @@ def test_every_missing_input_is_named_at_once(chain):
     assert "table item_feat is not there yet   committed days: 2026-01-31" in text
 
 
+def test_of_a_later_day_a_job_reads_what_it_declares_and_nothing_else(chain):
+    asked = chain()
+    with pytest.raises(NotReadyError, match="run: trichannel ingest --ds 2026-02-02"):
+        input_manifests("offline_metrics", asked.store, DS, asked.settings, truth_ds="2026-02-02")
+    publish(asked.store, asked.settings, "later", "later clicks", job="ingest", ds="2026-02-02")
+    for job in ("vocabulary", "events", "candidates"):
+        publish(asked.store, asked.settings, "r9", job, job=job)
+    found = input_manifests("offline_metrics", asked.store, DS, asked.settings, truth_ds="2026-02-02")
+    assert {manifest.ds for table, manifest in found.items() if table != "clicks"} == {DS}
+    assert found["clicks"].identity == "main/2026-02-02/later 1:later clicks"
+    assert input_manifests("events", asked.store, DS, asked.settings, truth_ds="2026-02-02")["clicks"].ds == DS
+
+
 def test_equal_settings_and_inputs_leave_a_run_as_it_is_unless_forced(chain):
     asked = chain()
     record = unchanged("events", asked, _seen("events", asked))

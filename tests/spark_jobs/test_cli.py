@@ -57,6 +57,8 @@ def test_config_prints_settings_that_load_again(tmp_path, capsys):
         (["runs", "sesions"], 2, "unknown job 'sesions'"),
         (["path", "candidates"], 3, "is not there yet"),
         (["run", "--until", "smaples"], 2, "unknown stage 'smaples'"),
+        (["offline_metrics", "--candidates-ds", "2026-01-31", "--truth-ds", "2026-01-30"], 2, "2026-01-30 is not after ds 2026-01-31"),
+        (["offline_metrics", "--ds", "2026-01-31", "--truth-ds", "2026-02-07"], 3, "run: trichannel ingest --ds 2026-02-07"),
         (["gc", "--keep", "-1", "--min-age-h", "-2"], 2, "--min-age-h -2.0   give 0 or more"),
         (["gc", "--ds", "yesterday"], 2, "'yesterday' is not a day"),
     ],
