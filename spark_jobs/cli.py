@@ -71,6 +71,25 @@ def _run(argv: Sequence[str]) -> int:
     return guarded(body)
 
 
+def _backfill(argv: Sequence[str]) -> int:
+    parser = _parser("backfill")
+    parser.add_argument("--start", required=True, metavar="YYYY-MM-DD", help="the oldest day")
+    parser.add_argument("--end", required=True, metavar="YYYY-MM-DD", help="the newest day, included")
+    parser.add_argument("--only-missing", action="store_true", help="leave days whose stages are all committed, by whatever settings")
+    parser.add_argument("--until", metavar="STAGE", help="the last stage to run (default: all)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs.backfill import backfill
+
+        if arguments.ds is not None:
+            raise UsageError("trichannel backfill", [Fault("--ds names one day", fix="give --start and --end")])
+        only_missing, until = arguments.only_missing, arguments.until
+        return backfill(request(arguments), arguments.start, arguments.end, only_missing=only_missing, until=until)
+
+    return guarded(body)
+
+
 def _plan(argv: Sequence[str]) -> int:
     arguments = _parser("plan").parse_args(argv)
 
@@ -281,6 +300,7 @@ _JOB_DOCS: Mapping[str, str] = {
 VERBS: Mapping[str, Verb] = {
     "run": Verb("every job of a day, skipping what is up to date", _run),
     "plan": Verb("which jobs would run, why, and the command of each", _plan),
+    "backfill": Verb("run many days, the oldest first; one that fails stops no other", _backfill),
     "init": Verb("look at raw data and write settings that run", _init),
     "config": Verb("print the resolved settings, each key with its meaning", _config),
     "doctor": Verb("check Python, Java, Spark, torch, Horovod, FAISS, Petastorm; say what to type for each fault", _doctor),

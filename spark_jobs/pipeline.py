@@ -4,11 +4,13 @@ A stage whose settings and inputs are those of its current run is skipped, so th
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
 
 from conf import jobs
 from conf.command import Request, RunStatus
@@ -27,15 +29,20 @@ def run(asked: Request, *, until: str | None = None) -> int:
         print(describe(plan(asked), asked))
         return 0
     with RunStatus(asked, "run") as status, running("pipeline") as spark:
-        for name in stages:
-            with peak_memory() as peak:
-                if name == TRAIN:
-                    train(asked, status)
-                else:
-                    run_job(load_job(name), spark, asked, status)
-            status.annotate(peak_rss_mb=peak.megabytes)
+        run_stages(stages, spark, asked, status)
     print(closing_line(asked, stages), flush=True)
     return 0
+
+
+def run_stages(stages: Sequence[str], spark: SparkSession, asked: Request, status: RunStatus) -> None:
+    """Run these stages of the day, one after the other; the first that fails raises what made it fail."""
+    for name in stages:
+        with peak_memory() as peak:
+            if name == TRAIN:
+                train(asked, status)
+            else:
+                run_job(load_job(name), spark, asked, status)
+        status.annotate(peak_rss_mb=peak.megabytes)
 
 
 def stages_until(until: str | None) -> tuple[str, ...]:
