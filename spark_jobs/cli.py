@@ -10,6 +10,7 @@ from importlib import import_module
 from conf import jobs
 from conf.command import add_arguments, guarded, request
 from conf.errors import EXIT_CODES, Fault, UsageError
+from conf.names import check_ds
 from conf.settings import load, packaged_names, to_yaml
 from conf.storage import MAIN, Record, Store
 
@@ -208,6 +209,33 @@ def first_rows(files: Sequence[str], num: int) -> list[dict[str, object]]:
     return rows[:num]
 
 
+def _diff(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="trichannel diff", description=VERBS["diff"].doc, conflict_handler="resolve")
+    add_arguments(parser)
+    parser.add_argument("table", help="a table or artefact, for instance candidates")
+    days = "the day compared (default: source.default_ds); given twice, the second is --to-ds"
+    parser.add_argument("--ds", action="append", default=[], metavar="YYYY-MM-DD", help=days)
+    parser.add_argument("--to-ds", metavar="YYYY-MM-DD", help="the day it is compared with (default: the same)")
+    parser.add_argument("--run", metavar="RUN", help="a run of the first day (default: the current one)")
+    parser.add_argument("--to-run", metavar="RUN", help="a run of the other day (default: the current one)")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        from spark_jobs.diff import diff
+
+        given, to_ds = arguments.ds, arguments.to_ds
+        first, others = (given[0] if given else None), [*given[1:], *([] if to_ds is None else [to_ds])]
+        if len(others) > 1 or not (others or arguments.run or arguments.to_run):
+            fix = "give --ds and --to-ds, or one day and --run, --to-run or both"
+            raise UsageError("trichannel diff", [Fault("two versions are compared", fix=fix)])
+        arguments.ds = first
+        asked = request(arguments)
+        to_ds = check_ds(others[0], "--to-ds") if others else asked.ds
+        return diff(asked, _known_table(arguments.table), to_ds, run_id=arguments.run, to_run_id=arguments.to_run)
+
+    return guarded(body)
+
+
 def _rollback(argv: Sequence[str]) -> int:
     parser = _parser("rollback")
     parser.add_argument("table", help="a table (all tables its job published with it go back too) or a job")
@@ -307,6 +335,7 @@ VERBS: Mapping[str, Verb] = {
     "path": Verb("print where the current version of a table is", _path),
     "show": Verb("print a table's manifest and first rows", _show),
     "runs": Verb("list the committed runs of a day, the current one marked", _runs),
+    "diff": Verb("what changed from one version of a table to another", _diff),
     "rollback": Verb("make an earlier run current again", _rollback),
     "gc": Verb("remove runs that nobody needs any more", _gc),
     **{name: Verb(_JOB_DOCS[name], _job(name)) for name in jobs.JOBS},
