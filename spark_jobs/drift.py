@@ -59,9 +59,9 @@ def check_drift(context: Context, clicks: DataFrame, users: DataFrame, items: Da
 
 def settings_of(source: Source) -> str:
     """16 hex digits over the settings that shape the measures: which files are read, and by default up to which day, do not."""
-    shaping = source.model_dump(
-        mode="json", exclude={"path": True, "attributes": True, "default_ds": True, "users": {"path"}, "items": {"path"}}
-    )
+    shaping = source.model_dump(mode="json", exclude={"path", "attributes", "default_ds", "erasure"})
+    for side in ("users", "items"):
+        del shaping[side]["path"]
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ duplicate) is counted. Nothing disappears without a number in the manifest.
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -16,7 +17,10 @@ from conf.errors import BadDataError, Fault, GateError
 from conf.fields import Field
 from conf.sections.source import Source
 from spark_jobs.drift import check_drift
+from spark_jobs.erasure import count_erased, erased_keys, marked
 from spark_jobs.job import Context, Job, Output, main
+from spark_jobs.pseudonyms import check_key, pseudonymised
+from spark_jobs.secret_key import key_of
 from spark_jobs.sources import SOURCES
 from spark_jobs.sources.raw import FIRST_TS, LAST_TS, Raw
 
@@ -27,9 +31,19 @@ USED, REJECTED, DROPPED = "used", "rejected", "dropped"
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame | Output]:
     """The job: read the source, judge each row, keep the clicks of the window, complete users and items."""
     source, registry, counters = context.settings.source, context.registry, context.counters
+    key = key_of(source)
+    check_key(context, key)
     raw = SOURCES[source.kind](context.spark, context.settings, context.ds)
+    erased = erased_keys(context.spark, source)
+    if erased is not None:
+        raw = marked(raw, erased)
+    if key is not None:
+        raw = pseudonymised(raw, key, source.pseudonyms)
     judged = judge(raw.clicks, source, ds=context.ds, has_clock=raw.has_clock).persist()
     counters.update(count_fates(judged))
+    if erased is not None:
+        counters["erased_users"] = count_erased(judged, raw.users)
+        raw = replace(raw, users=raw.users.where(~F.col("_erased")))
     check_input(judged, raw, counters, max_reject_share=context.settings.gates.max_reject_share)
     distinct = deduplicate(judged.where(F.col("fate") == USED)).persist()
     clicks = keep_active(distinct, source)
@@ -94,6 +108,9 @@ def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> Dat
     for condition, text in reversed(faults):
         said = F.lit(text) if text else F.col("problem")
         reason, fate = F.when(condition, said).otherwise(reason), F.when(condition, F.lit(REJECTED)).otherwise(fate)
+    if source.erasure is not None:  # before all else: a row that is refused would be shown among the rejects
+        erased = F.col("_erased")
+        reason, fate = F.when(erased, F.lit("erased user")).otherwise(reason), F.when(erased, F.lit(DROPPED)).otherwise(fate)
     by_type = F.lit(1.0)
     for name, value in (source.event_types or {}).items():
         by_type = F.when(F.col("event_type") == name, F.lit(value)).otherwise(by_type)

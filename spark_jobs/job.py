@@ -23,6 +23,7 @@ from conf.tables import ARTEFACTS
 from spark_jobs.context import Artefact, Context, Job, Output, RunResult
 from spark_jobs.output import read, write_all
 from spark_jobs.schema import spark_schema
+from spark_jobs.secret_key import key_of
 from spark_jobs.session import known, running, session
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -124,9 +125,9 @@ def inputs_seen(job: str, asked: Request, manifests: Mapping[str, Manifest] | No
 
 
 def source_state(settings: Settings) -> str:
-    """What the raw files look like now (names, sizes, times), so that changed raw data is never taken for ingested data."""
+    """What the raw files look like now (names, sizes, times), so that changed raw data is never taken for ingested data; and the key."""
     source, parts = settings.source, []
-    for path in (source.path, source.attributes, source.users.path, source.items.path):
+    for path in (source.path, source.attributes, source.users.path, source.items.path, source.erasure):
         if path is None:
             continue
         filesystem, root = open_root(path)
@@ -143,6 +144,8 @@ __all__ = [
     "Output",
     "RunResult",
     "main",
+    key = key_of(source)
+    parts += [key.fingerprint] if key else []
     "run_job",
     "running",
     "session",

@@ -74,6 +74,25 @@ class EntityFile(Section):
     separator: str = Field(",", min_length=1, description="csv separator")
 
 
+class Pseudonyms(Section):
+    """Keyed pseudonyms (HMAC-SHA256, hex) in place of business keys, in all tables."""
+
+    users: bool = Field(False, description="user keys become pseudonyms")
+    items: bool = Field(False, description="item keys become pseudonyms")
+    key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the environment variable that holds the key, where the driver runs"
+    )
+    since: str | None = Field(None, description="the first day of this key or choice; days before it may have others; null = none may")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.users or self.items) and self.key_env is None:
+            raise ValueError("source.pseudonyms.key_env is needed: the name of the environment variable that holds the key")
+        if self.since is not None and not is_day(self.since):
+            raise ValueError("source.pseudonyms.since must be a day, YYYY-MM-DD")
+        return self
+
+
 # What the known formats hold; a configuration may narrow or replace it under source.fields.
 KNOWN_FIELDS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "synthetic": {
@@ -137,6 +156,10 @@ class Source(Section):
     )
     user_id_min_count: Positive = Field(5, description="train events a user needs for an embedding row of its own; decision")
     item_id_min_count: Positive = Field(1, description="train events an item needs for an embedding row of its own; decision")
+    pseudonyms: Pseudonyms = Pseudonyms()
+    erasure: str | None = Field(
+        None, description="list of user keys, as in the raw data, whose rows are dropped: text, csv or parquet; null = none"
+    )
     synthetic: Synthetic = Synthetic()
 
     @model_validator(mode="before")
