@@ -1,12 +1,13 @@
-"""What a job reads for a day, and whether its current run was made from just that."""
+"""What a job reads for a day, of that day and of the one it goes on from, and whether its current run was made from just that."""
 
 from collections.abc import Mapping
+from datetime import date
 
 from conf import jobs
 from conf.command import Request
-from conf.errors import BadDataError, NotReadyError
+from conf.errors import BadDataError, Fault, NotReadyError, SettingsError
 from conf.settings import Settings
-from conf.storage import Manifest, Record, Store
+from conf.storage import MAIN, Manifest, Record, Store
 
 
 def input_manifests(job: str, store: Store, ds: str, settings: Settings, *, truth_ds: str | None = None) -> dict[str, Manifest]:
@@ -19,6 +20,48 @@ def input_manifests(job: str, store: Store, ds: str, settings: Settings, *, trut
         return store.manifests(jobs.inputs(job, settings), ds, settings) | later
     except NotReadyError as error:
         raise NotReadyError(f"job {job}, ds={ds}", error.faults) from None
+
+
+def previous_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
+    """Manifests of the job's own tables of the earlier day that it goes on from, as far as that day has them.
+
+    {} = it starts anew: the job goes on from nothing, `latest` finds no earlier day, or a rebuild is due.
+
+    Raises:
+        NotReadyError: the day that the settings name is not committed. SettingsError: it does not lie before ds.
+    """
+    names, chosen = jobs.continued(job, settings), settings.vocabulary
+    record = _previous(job, store, ds, settings) if names and chosen.previous_ds else None
+    if record is None:
+        return {}
+    found = {name: store.load_manifest(name, record) for name in names if name in record.tables}
+    began = epoch_day(next(iter(found.values())))
+    due = chosen.rebuild_every_days is not None and (date.fromisoformat(ds) - began).days >= chosen.rebuild_every_days
+    return {} if due else found
+
+
+def epoch_day(manifest: Manifest) -> date:
+    """The day on which the numbers that a vocabulary run goes on with were begun."""
+    return date.fromisoformat(str(manifest.facts.get("vocabulary_epoch", manifest.ds)).split("/")[0])
+
+
+def _previous(job: str, store: Store, ds: str, settings: Settings) -> Record | None:
+    """The current record of the earlier day, of this variant, else of main where equal settings shaped it."""
+    named = settings.vocabulary.previous_ds
+    if named == "latest":
+        days = sorted({*store.days(job), *store.days(job, MAIN)}, reverse=True)
+        return next((record for day in days if day < ds and (record := store.find(job, day, settings))), None)
+    assert named is not None
+    if named >= ds:
+        fault = Fault(f"{named} does not lie before the day that is run", f"ds={ds}", "name an earlier day, or latest")
+        raise SettingsError("vocabulary.previous_ds", [fault])
+    record = store.find(job, named, settings)
+    if record is None:
+        days = store.days(job)
+        had = f"committed days: {', '.join(days[-5:])}" if days else "no day is committed"
+        fault = Fault(f"vocabulary.previous_ds: nothing is committed for {named}", had, f"run: trichannel {job} --ds {named}")
+        raise NotReadyError(f"job {job}, ds={ds}", [fault])
+    return record
 
 
 def seen_inputs(manifests: Mapping[str, Manifest]) -> dict[str, str]:

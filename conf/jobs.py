@@ -17,6 +17,7 @@ class JobSpec:
     module: where its command lives; "" = spark_jobs.<name>.
     later: tables it also reads of a later day, where the command names one (--truth-ds).
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
+    continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     """
 
     inputs: tuple[str, ...]
@@ -25,6 +26,7 @@ class JobSpec:
     module: str = ""
     later: tuple[str, ...] = ()
     code: int = 1
+    continues: tuple[str, ...] = ()
 
 
 JOBS: Final[Mapping[str, JobSpec]] = {
@@ -32,11 +34,12 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "vocabulary": JobSpec(
         ("clicks", "users", "items"),
         ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),
-        ("split", "model.fields"),
+        ("split", "vocabulary", "model.fields"),
+        continues=("user_index", "item_index", VOCABULARIES),
     ),
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
     "sessions": JobSpec(("events",), ("sessions",), ("session",)),
-    "cooccurrence": JobSpec(("sessions", "item_feat"), ("cooc",), ("cooc",)),
+    "cooccurrence": JobSpec(("events", "sessions", "item_feat"), ("cooc",), ("session", "cooc")),
     "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
         ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
@@ -84,6 +87,11 @@ def outputs(job: str, settings: Settings) -> tuple[str, ...]:
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
     """The tables the job reads, vocabularies by name."""
     return _by_name(JOBS[job].inputs, settings)
+
+
+def continued(job: str, settings: Settings) -> tuple[str, ...]:
+    """The job's own tables that it may read of an earlier day, vocabularies by name."""
+    return _by_name(JOBS[job].continues, settings)
 
 
 def module_of(job: str) -> str:

@@ -16,7 +16,7 @@ from conf import fields as f
 from conf.loading import load_as, packaged_names
 from conf.names import FIELD_NAME, MASK_COLUMN, RESERVED_COLUMNS
 from conf.schemas.table import Shape
-from conf.sections.data import Cooc, Samples, Session, Split, Storage
+from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabulary
 from conf.sections.evaluation import Evaluation, Gates, Report
 from conf.sections.retrieval import Channels, Index, Merge
 from conf.sections.section import CrossFaultsError, Section
@@ -34,6 +34,7 @@ class Settings(Section):
     storage: Storage = Storage()
     source: Source = Source()
     split: Split = Split()
+    vocabulary: Vocabulary = Vocabulary()
     session: Session = Session()
     cooc: Cooc = Cooc()
     samples: Samples = Samples()

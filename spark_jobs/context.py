@@ -15,7 +15,10 @@ from conf.storage import Store
 
 @dataclass(frozen=True)
 class Context:
-    """What a transform may know besides its input tables. `facts` travel on to all later jobs; `counters` land in the manifests."""
+    """What a transform may know besides its input tables. `facts` travel on to all later jobs; `counters` land in the manifests.
+
+    previous: the job's own tables of the day it goes on from; its transform gets them as tables `previous_<name>`.
+    """
 
     spark: SparkSession
     settings: Settings
@@ -26,6 +29,7 @@ class Context:
     facts: dict[str, Any]
     counters: dict[str, Any]
     manifests: Mapping[str, Manifest]
+    previous: Mapping[str, Manifest]
     publication: Publication
 
     def folder(self, table: str) -> str:

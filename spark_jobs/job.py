@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from conf import jobs
 from conf.command import Request, RunStatus, Timer, guarded, parse, request
 from conf.files import open_root
-from conf.inputs import input_manifests, seen_inputs, unchanged
+from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchanged
 from conf.manifest import Manifest
 from conf.settings import Settings
 from conf.tables import ARTEFACTS
@@ -94,7 +94,8 @@ def run_job(job: Job, spark: SparkSession, asked: Request, status: RunStatus | N
 def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResult:
     settings, store, ds = asked.settings, asked.store, asked.ds
     manifests = input_manifests(job.name, store, ds, settings, truth_ds=asked.truth_ds)
-    seen = inputs_seen(job.name, asked, manifests)
+    previous = previous_manifests(job.name, store, ds, settings)
+    seen = inputs_seen(job.name, asked, manifests, previous)
     record = unchanged(job.name, asked, seen)
     if record is not None:
         rows = {table: store.load_manifest(table, record).rows for table in record.tables}
@@ -104,8 +105,10 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
         if manifest.ds == ds:  # what a later day knows is not known of this one
             facts.update(manifest.facts)
     with store.publication(job.name, ds, asked.run_id, settings, inputs=seen, break_lock=asked.break_lock) as publication:
-        context = Context(spark, settings, ds, asked.run_id, store, settings.registry(), facts, dict[str, Any](), manifests, publication)
+        registry, counters = settings.registry(), dict[str, Any]()
+        context = Context(spark, settings, ds, asked.run_id, store, registry, facts, counters, manifests, previous, publication)
         tables = {name: read(context, name) for name in manifests if name not in ARTEFACTS}
+        tables |= {f"previous_{name}": read(context, name, manifest) for name, manifest in previous.items()}
         made = job.transform(context, tables)
         wanted = jobs.outputs(job.name, settings)
         assert set(made) == set(wanted), f"{job.name} made {sorted(made)}, want {sorted(wanted)}"
@@ -114,11 +117,18 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
     return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows)
 
 
-def inputs_seen(job: str, asked: Request, manifests: Mapping[str, Manifest] | None = None) -> dict[str, str]:
-    """What the job reads now: table -> identity of its current run; for the first job the state of the raw files. Raises NotReadyError."""
+def inputs_seen(
+    job: str, asked: Request, manifests: Mapping[str, Manifest] | None = None, previous: Mapping[str, Manifest] | None = None
+) -> dict[str, str]:
+    """What the job reads now: table -> identity of its current run, tables of its own of an earlier day included.
+
+    For the first job it is the state of the raw files. Raises NotReadyError.
+    """
     if manifests is None:
         manifests = input_manifests(job, asked.store, asked.ds, asked.settings, truth_ds=asked.truth_ds)
-    seen = seen_inputs(manifests)
+    if previous is None:
+        previous = previous_manifests(job, asked.store, asked.ds, asked.settings)
+    seen = seen_inputs({**manifests, **previous})
     if not manifests:
         seen["source"] = source_state(asked.settings)
     return seen
@@ -134,6 +144,8 @@ def source_state(settings: Settings) -> str:
         info = filesystem.get_file_info(root)
         infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True)) if info.type == pafs.FileType.Directory else [info]
         parts += [f"{i.path} {i.size} {i.mtime_ns}" for i in sorted(infos, key=lambda i: str(i.path))]
+    key = key_of(source)
+    parts += [key.fingerprint] if key else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -144,8 +156,6 @@ __all__ = [
     "Output",
     "RunResult",
     "main",
-    key = key_of(source)
-    parts += [key.fingerprint] if key else []
     "run_job",
     "running",
     "session",

@@ -29,10 +29,10 @@ def _table(context: Context, name: str) -> Table:
     return table
 
 
-def read(context: Context, name: str) -> DataFrame:
-    """The current version of an input table, its columns checked (SchemaError) and in the declared order."""
+def read(context: Context, name: str, manifest: Manifest | None = None) -> DataFrame:
+    """The current version of an input table, or the one given; columns checked (SchemaError) and in the declared order."""
     table = _table(context, name)
-    df = context.spark.read.parquet(*context.files(name))
+    df = context.spark.read.parquet(*context.store.files_of(manifest or context.manifests[name]))
     _check(table, df, context, "read")
     return df.select(*table.names)
 

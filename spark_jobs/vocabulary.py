@@ -2,46 +2,67 @@
 
 Two kinds of ids: idx is a row number of every user and item, trained on or not; a field id (user_id and item_id included) exists
 only for values frequent enough in train.
+
+With `vocabulary.previous_ds` the numbers of an earlier day stay and new ones are appended, so that a model can be trained further.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault
 from conf.fields import FIRST_ID, OOV, Field
 from conf.tables import TRAIN
+from spark_jobs.growth import Rank, append, growth
 from spark_jobs.job import Context, Job, main
-from spark_jobs.ranking import with_rank
+from spark_jobs.ranking import with_rank, with_rank_of_few
 from spark_jobs.splits import assign_split
 
+DISTRIBUTED_FROM = 100_000  # users or items above which field values are no longer ranked by one task
 
-def number(entities: DataFrame, clicks: DataFrame, *, key: str) -> DataFrame:
-    """Every row of `entities` and every clicked key, with `train_count` (train clicks) and `idx` from 1, most clicked first, then by key.
 
-    `clicks` carries `split`. Columns of `entities` are null for a key that only the clicks know. The result is cached.
+def number(
+    entities: DataFrame, clicks: DataFrame, *, key: str, ds: str, previous: DataFrame | None = None, rank: Rank = with_rank
+) -> DataFrame:
+    """Every row of `entities` and every clicked key, with `_train_count` (train clicks), `idx` from 1, `_added_ds` and `_seen`.
+
+    Most clicked first, then by key. With the index of an earlier day its keys keep their idx, found today (`_seen`) or not, and new ones
+    follow in that order. `clicks` carries `split`. Columns of `entities` are null for a key that they lack. The result is cached.
     """
-    counts = clicks.groupBy(key).agg(F.count(F.when(F.col("split") == TRAIN, 1)).alias("train_count"))
-    known = entities.join(counts, key, how="full").withColumn("train_count", F.coalesce("train_count", F.lit(0)))
-    ranked = with_rank(known, [F.col("train_count").desc(), F.col(key)], "idx", start=1)
+    counts = clicks.groupBy(key).agg(F.count(F.when(F.col("split") == TRAIN, 1)).alias("_train_count"))
+    known = entities.join(counts, key, how="full").withColumn("_train_count", F.coalesce("_train_count", F.lit(0)))
+    known = known.withColumns({"_seen": F.lit(True), "_added_ds": F.lit(ds)})
+    order = [F.col("_train_count").desc(), F.col(key)]
+    if previous is None:
+        ranked = rank(known, order, "idx", start=1)
+    else:
+        earlier = previous.withColumnsRenamed({"key": key, "added_ds": "_earlier_ds"})
+        grown = append(known, earlier, order, rank, key=key, number="idx", start=1, new=F.lit(True))
+        ranked = grown.withColumns(
+            {
+                "_train_count": F.coalesce("_train_count", F.lit(0)),
+                "_seen": F.coalesce("_seen", F.lit(False)),
+                "_added_ds": F.coalesce("_earlier_ds", "_added_ds"),
+            }
+        ).drop("_earlier_ds")
     return ranked.withColumn("idx", F.col("idx").cast("int")).persist()
 
 
-def index_of(numbered: DataFrame, *, key: str, ds: str) -> DataFrame:
+def index_of(numbered: DataFrame, *, key: str) -> DataFrame:
     """user_index or item_index."""
-    return numbered.select(F.col(key).alias("key"), "idx", F.lit(ds).alias("added_ds"))
+    return numbered.select(F.col(key).alias("key"), "idx", F.col("_added_ds").alias("added_ds"))
 
 
 def id_vocabulary(numbered: DataFrame, field: Field, *, key: str, ds: str) -> DataFrame:
-    """The vocabulary of user_id or item_id. `idx` is already in vocabulary order, so that rank = idx - 1."""
-    frequent = numbered.where(F.col("train_count") >= field.min_count)
+    """The vocabulary of user_id or item_id where all is numbered anew: `idx` is then in vocabulary order, so that rank = idx - 1."""
+    frequent = numbered.where(F.col("_train_count") >= field.min_count)
     return frequent.select(
         F.col(key).alias("value"),
         _id_of_idx().alias("id"),
         (F.col("idx") - 1).alias("rank"),
-        F.col("train_count").alias("count"),
+        F.col("_train_count").alias("count"),
         F.lit(ds).alias("added_ds"),
     )
 
@@ -50,33 +71,52 @@ def _id_of_idx() -> Column:
     return (F.col("idx") + F.lit(FIRST_ID - 1)).cast("int")
 
 
-def field_vocabulary(numbered: DataFrame, field: Field, *, ds: str) -> DataFrame:
-    """The values of one field that at least `min_count` train clicks carry, most frequent first, ties by value.
+def count_values(numbered: DataFrame, field: Field, *, key: str) -> DataFrame:
+    """(value, count): the train clicks that carry each value; the values of user_id and item_id are the keys.
 
     A value of a multi field counts once per click, however often one entity repeats it.
     """
+    trained = numbered.where(F.col("_train_count") > 0)
+    if field.name not in numbered.columns:
+        return trained.select(F.col(key).alias("value"), F.col("_train_count").alias("count"))
     value = F.explode(F.array_distinct(field.name)) if field.role == "multi" else F.col(field.name)
-    values = numbered.where(F.col("train_count") > 0).select(value.alias("value"), "train_count").where(F.col("value").isNotNull())
-    counts = values.groupBy("value").agg(F.sum("train_count").alias("count")).where(F.col("count") >= field.min_count)
-    # A vocabulary is small beside the log: one task sorts it.
-    rank = F.row_number().over(Window.partitionBy(F.lit(0)).orderBy(F.col("count").desc(), F.col("value"))) - 1
-    ranked = counts.withColumn("rank", rank)
-    return ranked.select(
-        "value", (F.col("rank") + FIRST_ID).cast("int").alias("id"), "rank", "count", F.lit(ds).alias("added_ds")
-    ).persist()
+    values = trained.select(value.alias("value"), "_train_count").where(F.col("value").isNotNull())
+    return values.groupBy("value").agg(F.sum("_train_count").alias("count"))
 
 
-def features(numbered: DataFrame, fields: Sequence[Field], vocabularies: Mapping[str, DataFrame], *, id_field: str) -> DataFrame:
+def field_vocabulary(
+    counts: DataFrame, field: Field, *, ds: str, previous: DataFrame | None = None, rank: Rank = with_rank_of_few
+) -> DataFrame:
+    """The values of one field (value, count) that at least `min_count` train clicks carry, most frequent first, ties by value.
+
+    Values of an earlier day's vocabulary keep their id, however rare they have become, and new ones follow. The result is cached.
+    """
+    order, frequent = [F.col("count").desc(), F.col("value")], F.col("count") >= field.min_count
+    if previous is None:
+        ranked = rank(counts.where(frequent), order, "rank").withColumn("added_ds", F.lit(ds))
+    else:
+        earlier = previous.select("value", "rank", "added_ds")
+        grown = append(counts, earlier, order, rank, key="value", number="rank", start=0, new=frequent)
+        ranked = grown.withColumns({"added_ds": F.coalesce("added_ds", F.lit(ds)), "count": F.coalesce("count", F.lit(0))})
+    place = F.col("rank").cast("int")
+    return ranked.select("value", (place + FIRST_ID).alias("id"), place.alias("rank"), "count", "added_ds").persist()
+
+
+def features(
+    numbered: DataFrame, fields: Sequence[Field], vocabularies: Mapping[str, DataFrame], *, id_field: str, key: str | None = None
+) -> DataFrame:
     """idx and one column per field: int ids of single fields, arrays of int ids of multi fields.
 
     A single value that is missing or has no id becomes OOV. Unknown values of a multi field are left out, then the
-    first `max_len` kept; [] = none is known.
+    first `max_len` kept; [] = none is known. key: the values of `id_field`; None = its ids follow from idx, all being numbered anew.
     """
     encoded = numbered
     for field in fields:
-        if field.name == id_field:
-            known = F.col("train_count") >= field.min_count
+        if field.name == id_field and key is None:
+            known = F.col("_train_count") >= field.min_count
             encoded = encoded.withColumn(field.name, F.when(known, _id_of_idx()).otherwise(OOV))
+        elif field.name == id_field:
+            encoded = _encode_single(encoded.withColumn(field.name, F.col(str(key))), field.name, vocabularies[field.name])
         elif field.role == "multi":
             encoded = _encode_multi(encoded, field, vocabularies[field.name])
         else:
@@ -102,26 +142,45 @@ def _encode_multi(entities: DataFrame, field: Field, vocabulary: DataFrame) -> D
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     """The job: one numbering per side; vocabularies and features follow from it."""
-    registry, ds = context.registry, context.ds
     clicks = assign_split(tables["clicks"], split=context.settings.split, has_clock=bool(context.facts["has_clock"]))
-    made: dict[str, DataFrame] = {}
-    for side, fields, entities in (("user", registry.user, tables["users"]), ("item", registry.item, tables["items"])):
-        key, id_field = f"{side}_key", f"{side}_id"
-        raw = [field.name for field in fields if field.name != id_field]
-        eligible = ["eligible"] if side == "item" else []
-        numbered = number(entities.select(key, *eligible, *raw), clicks, key=key)
-        context.counters.update(_counts(numbered, side))
-        vocabularies = {
-            field.name: id_vocabulary(numbered, field, key=key, ds=ds)
-            if field.name == id_field
-            else field_vocabulary(numbered, field, ds=ds)
-            for field in fields
-        }
-        encoded = features(numbered, fields, vocabularies, id_field=id_field)
-        if side == "item":  # an item that only the clicks know is eligible, as in ingest
-            encoded = encoded.withColumn("eligible", F.coalesce("eligible", F.lit(True)))
-        made |= {f"{side}_index": index_of(numbered, key=key, ds=ds), f"{side}_feat": encoded.select("idx", *eligible, *_names(fields))}
-        made |= {f"vocab_{name}": vocabulary for name, vocabulary in vocabularies.items()}
+    earlier = {name.removeprefix("previous_"): table for name, table in tables.items() if name.startswith("previous_")}
+    # A model knows values by their ids: it can be trained further only while the epoch is the one it was trained in.
+    epochs = {manifest.facts.get("vocabulary_epoch", manifest.ds) for manifest in context.previous.values()}
+    context.facts["vocabulary_epoch"] = epochs.pop() if epochs else f"{context.ds}/{context.run_id}"
+    context.counters["starts_cold"] = not earlier
+    users = _side(context, "user", context.registry.user, tables["users"], clicks, earlier)
+    return users | _side(context, "item", context.registry.item, tables["items"], clicks, earlier)
+
+
+def _side(
+    context: Context, side: str, fields: Sequence[Field], entities: DataFrame, clicks: DataFrame, earlier: Mapping[str, DataFrame]
+) -> dict[str, DataFrame]:
+    """The tables of the users or of the items. earlier: those of the day whose numbers stay, by name; {} = all is numbered anew."""
+    ds, key, id_field = context.ds, f"{side}_key", f"{side}_id"
+    raw = [field.name for field in fields if field.name != id_field]
+    eligible = ["eligible"] if side == "item" else []
+    numbered = number(entities.select(key, *eligible, *raw), clicks, key=key, ds=ds, previous=earlier.get(f"{side}_index"))
+    counted = _counts(numbered, side)
+    context.counters.update(counted)
+    rank = with_rank if counted[f"{side}s"] >= DISTRIBUTED_FROM else with_rank_of_few
+    vocabularies = {}
+    for field in fields:
+        if field.name == id_field and not earlier:
+            vocabularies[field.name] = id_vocabulary(numbered, field, key=key, ds=ds)
+        else:
+            counts, previous = count_values(numbered, field, key=key), earlier.get(f"vocab_{field.name}")
+            vocabularies[field.name] = field_vocabulary(counts, field, ds=ds, previous=previous, rank=rank)
+    encoded = features(numbered, fields, vocabularies, id_field=id_field, key=key if earlier else None)
+    if side == "item":
+        # An item that only the clicks know is eligible, as in ingest; one that nothing knows any more is not.
+        encoded = encoded.withColumn("eligible", F.coalesce("eligible", "_seen"))
+    made = {f"{side}_index": index_of(numbered, key=key), f"{side}_feat": encoded.select("idx", *eligible, *_names(fields))}
+    made |= {f"vocab_{name}": vocabulary for name, vocabulary in vocabularies.items()}
+    if earlier:
+        rows = {f"{side}_index": numbered.select(F.col("_added_ds").alias("added_ds"), F.col("_seen").alias("seen"))}
+        for name, table in vocabularies.items():
+            rows[f"vocab_{name}"] = table.select("added_ds", (F.col("count") > 0).alias("seen"))
+        context.counters.setdefault("growth", {}).update(growth(rows, ds=ds))
     return made
 
 
@@ -132,8 +191,8 @@ def _names(fields: Sequence[Field]) -> list[str]:
 def _counts(numbered: DataFrame, side: str) -> dict[str, int]:
     row = numbered.agg(
         F.count(F.lit(1)).alias("all"),
-        F.count(F.when(F.col("train_count") == 0, 1)).alias("untrained"),
-        F.coalesce(F.sum("train_count"), F.lit(0)).alias("train"),
+        F.count(F.when(F.col("_train_count") == 0, 1)).alias("untrained"),
+        F.coalesce(F.sum("_train_count"), F.lit(0)).alias("train"),
     ).first()
     assert row is not None
     if row["train"] == 0:

@@ -108,7 +108,18 @@ def test_dotted_settings_exist_to_their_last_part(path):
 
 SHOWN = {"customer", "sku", "when", "action", "labels", "name", "on_sale", "wish", "a3"}  # of the example shop
 PUBLISHED = {"reviewerID", "asin", "overall", "unixReviewTime", "pv", "buy", "cart", "fav"}  # of data sets
-FACTS = {"catalogue", "indexed", "not_eligible", "nothing_known", "no_train_events", "facts", "counters", "exit_code", "column"}
+FACTS = {
+    "vocabulary_epoch",
+    "catalogue",
+    "indexed",
+    "not_eligible",
+    "nothing_known",
+    "no_train_events",
+    "facts",
+    "counters",
+    "exit_code",
+    "column",
+}
 LOSSES = {"uv", "uu", "vv"}
 PROGRAMS = {"init", "horovodrun", "trichannel"}
 

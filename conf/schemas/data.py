@@ -54,7 +54,7 @@ DATA: Final = (
         (
             Column("value", "string", "the value"),
             Column("id", "int32", "4 + rank; 0 PAD, 1 MASK, 2 OOV, 3 EMPTY are reserved and not stored"),
-            Column("rank", "int32", "0 = most frequent in train; ties by value"),
+            Column("rank", "int32", "0 = most frequent in train, ties by value; behind those kept from an earlier day, new ones likewise"),
             Column("count", "int64", "train events that carry the value"),
             Column("added_ds", "string", "day the value was first numbered"),
         ),

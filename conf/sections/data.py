@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from conf.names import is_day
 from conf.sections.section import Positive, Section, Share
 
 
@@ -35,6 +36,25 @@ class Split(Section):
     )
 
 
+class Vocabulary(Section):
+    """Whether the numbers of users, items and values stay from day to day."""
+
+    previous_ds: str | None = Field(
+        None, description="day whose numbers stay, new ones behind them; latest: the last one before ds; null = number anew each day"
+    )
+    rebuild_every_days: Positive | None = Field(
+        None, description="days after which all is numbered anew, so that models start cold; null = never"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.previous_ds not in (None, "latest") and not is_day(str(self.previous_ds)):
+            raise ValueError(f"vocabulary.previous_ds: {self.previous_ds!r} is neither a day (YYYY-MM-DD) nor latest")
+        if self.rebuild_every_days is not None and self.previous_ds is None:
+            raise ValueError("vocabulary.rebuild_every_days needs previous_ds: without it every day is numbered anew")
+        return self
+
+
 class Session(Section):
     """What makes a session."""
 
@@ -43,6 +63,9 @@ class Session(Section):
     )
     gap_s: Positive = Field(3600, description="seconds of pause that end a session: longer than this; MicRec 4.1")
     max_span_s: Positive | None = Field(None, description="a session is also cut when it spans more seconds; null = never")
+    pair_max_dt_s: Positive | None = Field(
+        None, description="items of a session meet only within so many seconds of each other; null = all do; MicRec 5.3"
+    )
     max_user_clicks: Positive = Field(20_000, description="most recent clicks kept per user, against bots; decision")
 
 

@@ -33,7 +33,7 @@ def test_every_missing_input_is_named_at_once(chain):
     with pytest.raises(NotReadyError) as caught:
         input_manifests("cooccurrence", Store.of(chain().settings), "2026-02-01", chain().settings)
     text = str(caught.value)
-    assert "job cooccurrence, ds=2026-02-01: 2 faults" in text
+    assert "job cooccurrence, ds=2026-02-01: 3 faults" in text
     assert "table sessions is not there yet" in text
     assert "table item_feat is not there yet   committed days: 2026-01-31" in text
 

@@ -39,7 +39,7 @@ def test_vocabularies_are_named_by_field():
 
 def test_upstream_is_in_order_of_the_day():
     assert upstream("ingest") == ()
-    assert upstream("cooccurrence") == ("vocabulary", "sessions")
+    assert upstream("cooccurrence") == ("vocabulary", "events", "sessions")
     for name in JOBS:
         assert list(upstream(name)) == [job for job in JOBS if job in upstream(name)]
 

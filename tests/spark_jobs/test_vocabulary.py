@@ -8,7 +8,7 @@ from conf.errors import BadDataError
 from conf.fields import Field
 from spark_jobs import vocabulary
 from spark_jobs.ranking import with_rank
-from spark_jobs.vocabulary import features, field_vocabulary, id_vocabulary, index_of, number
+from spark_jobs.vocabulary import count_values, features, field_vocabulary, id_vocabulary, index_of, number
 from tests.spark_jobs.small_logs import Click, clicks_df, shuffle_partitions
 
 DS = "2026-01-31"
@@ -30,7 +30,11 @@ ITEMS = [
 def numbered(spark):
     clicks = spark.createDataFrame(CLICKS, "item_key string, split byte")
     items = spark.createDataFrame(ITEMS, "item_key string, category string, tags array<string>")
-    return number(items, clicks, key="item_key")
+    return number(items, clicks, key="item_key", ds=DS)
+
+
+def vocabulary_of(numbered, field, **options):
+    return field_vocabulary(count_values(numbered, field, key="item_key"), field, ds=DS, **options)
 
 
 def rows(df):
@@ -38,7 +42,7 @@ def rows(df):
 
 
 def test_everything_ever_seen_is_numbered_most_clicked_first_then_by_key(numbered):
-    index = index_of(numbered, key="item_key", ds=DS)
+    index = index_of(numbered, key="item_key")
     assert sorted(rows(index), key=lambda r: r[1]) == [(key, n, DS) for n, key in enumerate("abcfde", start=1)]
 
 
@@ -49,14 +53,24 @@ def test_the_id_vocabulary_is_the_frequent_part_of_the_numbering(numbered):
 
 def test_field_values_count_the_train_clicks_that_carry_them(numbered):
     # red: 3 of a and 1 of c; blue: 3 of b; green has a test click only.
-    assert sorted(rows(field_vocabulary(numbered, CATEGORY, ds=DS))) == [("blue", 5, 1, 3, DS), ("red", 4, 0, 4, DS)]
+    assert sorted(rows(vocabulary_of(numbered, CATEGORY))) == [("blue", 5, 1, 3, DS), ("red", 4, 0, 4, DS)]
     # y: 3 + 3; x: 3 + 1; rare: 1, below min_count.
-    assert sorted(rows(field_vocabulary(numbered, TAGS, ds=DS))) == [("x", 5, 1, 4, DS), ("y", 4, 0, 6, DS)]
+    assert sorted(rows(vocabulary_of(numbered, TAGS))) == [("x", 5, 1, 4, DS), ("y", 4, 0, 6, DS)]
+
+
+@pytest.mark.parametrize("field", [ITEM_ID, CATEGORY, TAGS], ids=lambda field: field.name)
+def test_ranked_by_many_tasks_as_by_one(spark, numbered, field):
+    want = sorted(rows(vocabulary_of(numbered, field)))
+    for partitions in (1, 64):
+        with shuffle_partitions(spark, partitions):
+            assert sorted(rows(vocabulary_of(numbered, field, rank=with_rank))) == want
+    if field is ITEM_ID:
+        assert want == sorted(rows(id_vocabulary(numbered, ITEM_ID, key="item_key", ds=DS)))
 
 
 def test_features_by_hand(numbered):
     fields = (ITEM_ID, CATEGORY, TAGS)
-    vocabularies = {field.name: field_vocabulary(numbered, field, ds=DS) for field in (CATEGORY, TAGS)}
+    vocabularies = {field.name: vocabulary_of(numbered, field) for field in (CATEGORY, TAGS)}
     made = features(numbered, fields, vocabularies, id_field="item_id").select("item_key", "item_id", "category", "tags")
     assert sorted(rows(made)) == [
         ("a", 4, 4, [5, 4]),  # in the source's order, each value once
@@ -71,9 +85,9 @@ def test_features_by_hand(numbered):
 def test_of_a_long_list_the_first_known_values_are_kept(spark):
     items = spark.createDataFrame([("a", ["never", "z", "y", "x"]), ("b", ["x"])], "item_key string, tags array<string>")
     clicks = clicks_df(spark, [Click("u", "a", 1), Click("u", "b", 2)]).selectExpr("*", "cast(0 as byte) as split")
-    numbered = number(items, clicks, key="item_key")
+    numbered = number(items, clicks, key="item_key", ds=DS)
     tags = Field("tags", "item", "multi", max_len=2)
-    known = field_vocabulary(numbered, tags, ds=DS).where("value != 'never'")
+    known = vocabulary_of(numbered, tags).where("value != 'never'")
     ids = {r["value"]: r["id"] for r in known.collect()}
     made = features(numbered, [tags], {"tags": known}, id_field="item_id").select("item_key", "tags")
     assert sorted(rows(made)) == [("a", [ids["z"], ids["y"]]), ("b", [ids["x"]])]
@@ -93,6 +107,6 @@ def test_ranks_are_the_global_order_for_any_partitioning(spark):
 
 def test_a_split_that_trains_on_nothing_is_refused(spark):
     clicks = clicks_df(spark, []).selectExpr("*", "cast(0 as byte) as split")
-    numbered = number(spark.createDataFrame([("e",)], "item_key string"), clicks, key="item_key")
+    numbered = number(spark.createDataFrame([("e",)], "item_key string"), clicks, key="item_key", ds=DS)
     with pytest.raises(BadDataError, match="no click to train on"):
         vocabulary._counts(numbered, "item")
