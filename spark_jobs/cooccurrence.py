@@ -18,11 +18,16 @@ from pyspark.sql import functions as F
 from conf.errors import Fault, SettingsError
 from conf.fields import FIRST_ID, Registry
 from conf.sections.data import Cooc
+from spark_jobs.close_pairs import close_pairs
 from spark_jobs.job import Context, Job, main
+from spark_jobs.session_cuts import Rule as Cuts
+from spark_jobs.session_cuts import resolve_rule as resolve_cuts
+from spark_jobs.user_batches import in_order, whole_users
 
 I64 = npt.NDArray[np.int64]
 Counting = Literal["set", "multiset", "window"]
 
+MAX_EXACT_PAIRS = 200_000_000  # so many different pairs one process can hold, and draw negatives that met in no session at all
 MAX_PAIRS_AT_ONCE = 2_000_000  # bounds the memory of one Python worker: about 50 bytes a pair while they are counted
 
 
@@ -58,7 +63,24 @@ def count_pairs(sessions: DataFrame, rule: Rule) -> DataFrame:
             for pair, times in pairs_of(batch.column("items"), rule):
                 yield pa.RecordBatch.from_arrays([pa.array(pair), pa.array(times)], names=["pair", "times"])
 
-    counted = sessions.select("items").mapInArrow(count, "pair long, times long").groupBy("pair").agg(F.sum("times").alias("count"))
+    return _summed(sessions.select("items").mapInArrow(count, "pair long, times long"))
+
+
+def count_close_pairs(events: DataFrame, cuts: Cuts, rule: Rule, *, max_dt_s: int) -> DataFrame:
+    """As `count_pairs`, of the clicks that lie at most `max_dt_s` apart, from events cut into the same sessions."""
+    window = rule.window if rule.counting == "window" else None
+
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in whole_users(batches):
+            multiset = rule.counting == "multiset"
+            found = close_pairs(table, cuts, max_dt_s=max_dt_s, window=window, max_items=rule.max_session_items, multiset=multiset)
+            yield pa.RecordBatch.from_arrays([pa.array(part) for part in found], names=["pair", "times"])
+
+    return _summed(in_order(events).mapInArrow(count, "pair long, times long"))
+
+
+def _summed(counted: DataFrame) -> DataFrame:
+    counted = counted.groupBy("pair").agg(F.sum("times").alias("count"))
     low = F.col("pair").bitwiseAND(F.lit(0xFFFFFFFF)).cast("int")
     return counted.select(F.shiftright("pair", 32).cast("int").alias("item_i"), low.alias("item_j"), "count")
 
@@ -199,15 +221,29 @@ def count_kept(pairs: DataFrame, *, min_count: int, top: int) -> dict[str, int]:
     return {name: int(value or 0) for name, value in counted.items()}
 
 
+def negatives_of(counted: Mapping[str, int]) -> str:
+    """How items that met in no session are known: `exact` where all pairs can be held, else `stored`: those in no row of cooc.
+
+    Source: MicRec 3.5, "all items that have not co-occurred with d_i in any session".
+    """
+    return "exact" if counted["pairs"] <= MAX_EXACT_PAIRS else "stored"
+
+
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     """The job: count, drop rare pairs, weigh, keep the strongest."""
     settings, facts = context.settings.cooc, context.facts
     rule = resolve_rule(settings, has_clock=bool(facts["has_clock"]), session_kind=str(facts["session_kind"]))
     name = category_field(settings, context.registry)
     categories = tables["item_feat"].select("idx", F.col(name).alias("category")) if name else None
-    pairs = count_pairs(tables["sessions"], rule).persist()
+    session = context.settings.session
+    if session.pair_max_dt_s is None:
+        pairs = count_pairs(tables["sessions"], rule).persist()
+    else:
+        cuts = resolve_cuts(session, has_clock=bool(facts["has_clock"]), has_sessions=bool(facts["has_sessions"]))
+        pairs = count_close_pairs(tables["events"], cuts, rule, max_dt_s=session.pair_max_dt_s).persist()
     counters: dict[str, Any] = {"counting": rule.counting, **count_chunking(tables["sessions"], rule)}
-    context.counters.update(counters | count_kept(pairs, min_count=settings.min_count, top=settings.top))
+    kept = count_kept(pairs, min_count=settings.min_count, top=settings.top)
+    context.counters.update(counters | kept | {"negatives": negatives_of(kept)})
     frequent = pairs.where(F.col("count") >= settings.min_count)
     return {"cooc": strongest(weigh(frequent, categories, beta=settings.beta), top=settings.top)}
 

@@ -5,8 +5,7 @@ Source: MicRec 4.1 ("continuous consumption window"), read as: a pause longer th
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,48 +13,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.errors import Fault, SettingsError
-from conf.sections.data import Session
 from conf.tables import TRAIN
 from spark_jobs.job import Context, Job, main
+from spark_jobs.session_cuts import Rule, boundaries, resolve_rule
 from spark_jobs.user_batches import in_order, whole_users
 
 I64 = npt.NDArray[np.int64]
-Kind = Literal["gap", "given", "user"]
 
 SCHEMA = "user_idx int, session_no int, start_ts long, end_ts long, items array<int>, num_items int, was_cut boolean"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a user's events fall into sessions.
-
-    kind: gap = a pause longer than gap_s ends one; given = the source's session ids; user = all of a user is one.
-    max_span_s: an event further than this from the first of its session starts a new one; None = never.
-    """
-
-    kind: Kind
-    gap_s: int
-    max_span_s: int | None = None
-
-
-def resolve_rule(settings: Session, *, has_clock: bool, has_sessions: bool) -> Rule:
-    """The rule for this data; `auto` takes given sessions, else the gap, else (no clock) whole users.
-
-    Raises:
-        SettingsError: the settings ask for what the data cannot give.
-    """
-    faults = []
-    if settings.kind == "gap" and not has_clock:
-        faults.append(Fault("session.kind: gap needs clock times", "this log has only an order of clicks", "set session.kind: user"))
-    if settings.kind == "given" and not has_sessions:
-        faults.append(Fault("session.kind: given needs session ids", "no click has one", "set source.columns.session_key, or kind: auto"))
-    if settings.max_span_s is not None and not has_clock:
-        faults.append(Fault("session.max_span_s needs clock times", "this log has only an order of clicks", "set it to null"))
-    if faults:
-        raise SettingsError("section session", faults)
-    kind: Kind = settings.kind if settings.kind != "auto" else "given" if has_sessions else "gap" if has_clock else "user"
-    return Rule(kind, settings.gap_s, settings.max_span_s)
 
 
 def sessionise(events: DataFrame, rule: Rule) -> DataFrame:
@@ -71,10 +36,8 @@ def sessionise(events: DataFrame, rule: Rule) -> DataFrame:
 def cut_sessions(events: pa.Table, rule: Rule) -> pa.RecordBatch:
     """The sessions of whole users; `events` is sorted by user and total order, and not empty. Pure Arrow: runs on the executors."""
     user, ts = events["user_idx"].to_numpy(), events["ts"].to_numpy()
-    order, starts = _grouped(events, user, ts, rule)
+    order, starts = boundaries(events, rule)
     user, ts, item = user[order], ts[order], events["item_idx"].to_numpy()[order]
-    if rule.max_span_s is not None:
-        starts = _cut_long(ts, starts, rule.max_span_s)
     # Every held-out event comes after the user's train events, so dropping them only shortens or removes sessions.
     train = events["split"].to_numpy()[order] == TRAIN
     session = np.cumsum(_flags(starts, len(user))) - 1
@@ -97,37 +60,6 @@ def cut_sessions(events: pa.Table, rule: Rule) -> pa.RecordBatch:
         ],
         names=[part.split()[0] for part in SCHEMA.split(", ")],
     )
-
-
-def _grouped(events: pa.Table, user: npt.NDArray[np.int32], ts: I64, rule: Rule) -> tuple[I64, I64]:
-    """(order of the events that puts each session together, where sessions start in that order)."""
-    new_user = np.ones(len(user), dtype=bool)
-    new_user[1:] = user[1:] != user[:-1]
-    order = np.arange(len(user))
-    if rule.kind == "user":
-        return order, np.flatnonzero(new_user)
-    if rule.kind == "gap":
-        return order, np.flatnonzero(new_user | np.concatenate(([True], np.diff(ts) > rule.gap_s)))
-    # Given sessions of one user may interleave (two devices). They are numbered by their first event, and so stay inside their user.
-    codes = events["session_key"].combine_chunks().dictionary_encode().indices
-    key = codes.fill_null(-1).to_numpy().astype(np.int64)
-    key[key < 0] = len(user) + np.flatnonzero(key < 0)  # a click without a session id met nothing: a session of its own
-    pair = (np.cumsum(new_user) - 1) * (2 * len(user)) + key
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-    group = np.argsort(np.argsort(first))[inverse]
-    order = np.argsort(group, kind="stable")
-    return order, np.flatnonzero(np.concatenate(([True], np.diff(group[order]) > 0)))
-
-
-def _cut_long(ts: I64, starts: I64, max_span_s: int) -> I64:
-    """Greedy: a session ends before the first event further than max_span_s from its start."""
-    ends = np.append(starts[1:], len(ts))
-    more = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        while ts[end - 1] - ts[start] > max_span_s:
-            start += int(np.searchsorted(ts[start:end], ts[start] + max_span_s, side="right"))
-            more.append(start)
-    return np.sort(np.concatenate((starts, np.array(more, dtype=np.int64))))
 
 
 def _flags(starts: I64, num: int) -> I64:
