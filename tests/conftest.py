@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from conf.command import Log, Request
 from conf.settings import Settings
 from conf.storage import MAIN
+from tests.tiny_day import TinyDay, make_tiny_day
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -40,6 +41,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_day(tmp_path_factory: pytest.TempPathFactory) -> TinyDay:
+    """A whole day that one command made; to be looked at, or copied and then changed."""
+    return make_tiny_day(tmp_path_factory.mktemp("tiny_day"))
 
 
 @pytest.fixture

@@ -1,96 +1,57 @@
-"""The whole day on tiny generated data, as a user runs it: one command, two Horovod workers, Petastorm; then again, all up to date."""
+"""The whole day on tiny generated data by one command; then again, all up to date."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from conf import jobs
-from conf.settings import load
-from conf.storage import Store
-
-DS = "2026-01-31"
-TINY = (
-    "source.synthetic.users=400",
-    "source.synthetic.items=300",
-    "source.synthetic.clicks=14000",
-    "source.synthetic.topics=6",
-    "model.dim=16",
-    "model.hidden=[32]",
-    "trainer.epochs=2",
-    "trainer.batch=256",
-    "evaluation.baselines=[most_pop, itemcf]",
-)
+from tests.tiny_day import DS, trichannel
 
 
-def _trichannel(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    sets = [word for override in (f"storage.root={root}", *TINY) for word in ("--set", override)]
-    command = [sys.executable, "-m", "spark_jobs.cli", words[0], "--config", "demo", "--ds", DS, *sets, *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-
-
-@pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    root = tmp_path_factory.mktemp("day")
-    done = _trichannel(root, "run", "--run-id", "first")
-    assert done.returncode == 0, done.stderr[-6000:]
-    return root, done
-
-
-def test_one_line_says_what_was_published(day):
-    _, done = day
-    line = done.stdout.splitlines()[-1]
+def test_one_line_says_what_was_published(tiny_day):
+    line = tiny_day.stdout.splitlines()[-1]
     assert re.fullmatch(
         rf"published candidates ds={DS} users=400 channels=u2i,u2u2i,i2i,itemcf,popular recall@50=0\.\d{{4}} report=\S+/report\.html", line
     )
     assert Path(line.rsplit("report=", 1)[1]).stat().st_size > 10_000
 
 
-def test_the_lines_recall_is_the_metrics_cell(day):
-    root, done = day
-    settings = load("demo", [f"storage.root={root}", *TINY])
-    store = Store.of(settings)
+def test_the_lines_recall_is_the_metrics_cell(tiny_day):
+    store, settings = tiny_day.store, tiny_day.settings
     rows = pq.read_table(store.files_of(store.manifest("metrics", DS, settings))).to_pylist()
     value = next(r["value"] for r in rows if (r["channel"], r["metric"], r["n"], r["slice"]) == ("merged", "recall", 50, "all"))
-    assert f"recall@50={value:.4f}" in done.stdout
+    assert f"recall@50={value:.4f}" in tiny_day.stdout
     by_channel = {r["channel"]: r["value"] for r in rows if (r["metric"], r["n"]) == ("recall", 50)}
     assert by_channel["oracle"] > by_channel["most_pop"]
 
 
-def test_every_table_is_there_and_checked_out_of_the_manifest(day):
-    root, _ = day
-    settings = load("demo", [f"storage.root={root}", *TINY])
-    store = Store.of(settings)
+def test_every_table_is_there_and_checked_out_of_the_manifest(tiny_day):
+    store, settings = tiny_day.store, tiny_day.settings
     for job in jobs.JOBS:
         for table in jobs.outputs(job, settings):
             assert store.manifest(table, DS, settings).run_id == "first"
 
 
-def test_status_file_has_every_stage_with_time_and_memory(day):
-    root, done = day
-    status = json.loads((root / "_runs" / "first.json").read_text())
+def test_status_file_has_every_stage_with_time_and_memory(tiny_day):
+    status = json.loads((tiny_day.root / "_runs" / "first.json").read_text())
     assert (status["status"], status["exit_code"]) == ("ok", 0)
     assert [s["stage"] for s in status["stages"]] == list(jobs.JOBS)
     assert all(s["status"] == "ok" and s["seconds"] > 0 and s["peak_rss_mb"] > 100 for s in status["stages"])
-    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"time"')]
+    logged = [json.loads(line) for line in tiny_day.stderr.splitlines() if line.startswith('{"time"')]
     assert {line["stage"] for line in logged if line["event"] == "stage"} >= set(jobs.JOBS)
 
 
-def test_the_same_command_again_does_nothing(day):
-    root, _ = day
-    again = _trichannel(root, "run", "--run-id", "second")
+def test_the_same_command_again_does_nothing(tiny_day):
+    again = trichannel(tiny_day, "run", "--run-id", "second")
     assert again.returncode == 0, again.stderr[-3000:]
-    status = json.loads((root / "_runs" / "second.json").read_text())
+    status = json.loads((tiny_day.root / "_runs" / "second.json").read_text())
     assert {s["status"] for s in status["stages"]} == {"skipped"}
 
 
-def test_a_changed_learning_rate_rebuilds_the_model_but_no_table_before_it(day):
-    root, _ = day
-    plan = _trichannel(root, "plan", "--set", "trainer.optimizer.lr=0.01")
+def test_a_changed_learning_rate_rebuilds_the_model_but_no_table_before_it(tiny_day):
+    plan = trichannel(tiny_day, "plan", "--set", "trainer.optimizer.lr=0.01")
     assert plan.returncode == 0
     states = dict(re.findall(r"^(\w+) +(up to date|run: .*)$", plan.stdout, flags=re.MULTILINE))
     before = ("ingest", "vocabulary", "events", "sessions", "cooccurrence", "samples")
@@ -99,10 +60,8 @@ def test_a_changed_learning_rate_rebuilds_the_model_but_no_table_before_it(day):
     assert states["candidates"].startswith("run: ")
 
 
-def test_jobs_md_explains_every_counter(day):
-    root, _ = day
-    settings = load("demo", [f"storage.root={root}", *TINY])
-    store = Store.of(settings)
+def test_jobs_md_explains_every_counter(tiny_day):
+    store, settings = tiny_day.store, tiny_day.settings
     text = (Path(__file__).resolve().parents[1] / "docs" / "jobs.md").read_text(encoding="utf-8")
     for job in jobs.JOBS:
         section = text.split(f"\n## {job}\n", 1)[1].split("\n## ", 1)[0]

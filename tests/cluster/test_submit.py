@@ -5,6 +5,7 @@ The cluster is a master and two workers on loopback. Their Python has the depend
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,26 +19,12 @@ import pyspark
 import pytest
 
 from conf import jobs
-from conf.settings import load
-from conf.storage import Store
+from tests.tiny_day import DS, TinyDay
 
 pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPARK_HOME = Path(pyspark.__file__).parent
-DS = "2026-01-31"
-TINY = {
-    "source.synthetic.users": 300,
-    "source.synthetic.items": 200,
-    "source.synthetic.clicks": 9_000,
-    "source.synthetic.topics": 6,
-    "model.dim": 16,
-    "model.hidden": "[32]",
-    "trainer.epochs": 1,
-    "trainer.batch": 256,
-    "evaluation.baselines": "[most_pop]",
-    "index.recall_queries": 100,
-}
 
 
 @dataclass(frozen=True)
@@ -104,30 +91,44 @@ def test_the_cluster_python_has_no_project(cluster: Cluster) -> None:
     assert done.stdout.strip() == "bare"
 
 
+def run_stage(cluster: Cluster, job: str, day: TinyDay, *more: str) -> None:
+    """The stage by the README's line; asserts that it published."""
+    module = REPOSITORY / (jobs.module_of(job).replace(".", "/") + ".py")
+    environment = dict(cluster.environment)
+    if job == "train":
+        environment["PYTHONPATH"] = f"{cluster.package}:{environment['PYTHONPATH']}"
+        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+        command = [horovodrun, "-np", "2", "--gloo", str(cluster.python), "-m", "trainer.train", *day.arguments, *more]
+    else:
+        submit = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", cluster.master, "--executor-memory", "1g"]
+        submit += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2"]
+        # three JVMs on a test machine of two cores: what each compiles, it hardly ever runs again
+        for side in ("driver", "executor"):
+            submit += ["--conf", f"spark.{side}.extraJavaOptions=-XX:TieredStopAtLevel=1 -Xss8m"]
+        command = [*submit, "--py-files", str(cluster.package), str(module), *day.arguments, *more]
+    done = subprocess.run(command, env=environment, cwd=cluster.folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{job}:\n{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    assert f"published {job} ds={DS}" in done.stdout, done.stdout[-2000:]
+    for table in jobs.outputs(job, day.settings):
+        day.store.manifest(table, DS, day.settings)
+
+
+def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: TinyDay) -> None:
+    """Functions of ours in Spark's Python workers, torch and FAISS there, and two training workers; the rest is in the slow test."""
+    day = TinyDay(cluster.folder / "copy")
+    shutil.copytree(tiny_day.root, day.root)
+    for job in ("samples", "train", "embed", "candidates"):
+        run_stage(cluster, job, day, "--force", "--run-id", "cluster")
+        table = jobs.outputs(job, day.settings)[0]
+        manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))
+        hashes = [manifest.content_hash for manifest in manifests]
+        assert hashes[0] == hashes[1], f"{table} is not what one process made of the same tables"
+
+
+@pytest.mark.slow
 def test_each_stage_alone(cluster: Cluster) -> None:
-    root = cluster.folder / "root"
-    overrides = [f"storage.root={root}", *(f"{key}={value}" for key, value in TINY.items())]
-    arguments = ["--config", "demo", "--ds", DS] + [word for override in overrides for word in ("--set", override)]
-    settings = load("demo", overrides)
-    store = Store.of(settings)
+    day = TinyDay(cluster.folder / "root")
     for job in jobs.JOBS:
-        module = REPOSITORY / (jobs.module_of(job).replace(".", "/") + ".py")
-        environment = dict(cluster.environment)
-        if job == "train":
-            environment["PYTHONPATH"] = f"{cluster.package}:{environment['PYTHONPATH']}"
-            horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-            command = [horovodrun, "-np", "2", "--gloo", str(cluster.python), "-m", "trainer.train", *arguments]
-        else:
-            submit = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", cluster.master, "--executor-memory", "1g"]
-            submit += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2"]
-            # three JVMs on a test machine of two cores: what each compiles, it hardly ever runs again
-            for side in ("driver", "executor"):
-                submit += ["--conf", f"spark.{side}.extraJavaOptions=-XX:TieredStopAtLevel=1 -Xss8m"]
-            command = [*submit, "--py-files", str(cluster.package), str(module), *arguments]
-        done = subprocess.run(command, env=environment, cwd=cluster.folder, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"{job}:\n{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-        assert f"published {job} ds={DS}" in done.stdout, done.stdout[-2000:]
-        for table in jobs.outputs(job, settings):
-            store.manifest(table, DS, settings)
-    report = store.files_of(store.manifest("report", DS, settings))
+        run_stage(cluster, job, day)
+    report = day.store.files_of(day.store.manifest("report", DS, day.settings))
     assert any(path.endswith("report.html") for path in report)
