@@ -129,7 +129,8 @@ def inputs_seen(
     if previous is None:
         previous = previous_manifests(job, asked.store, asked.ds, asked.settings)
     seen = seen_inputs({**manifests, **previous})
-    if not manifests:
+    # What an earlier day keeps, a new name on the erasure list must reach, too, though the clicks of today be the same.
+    if not manifests or (previous and asked.settings.source.erasure is not None):
         seen["source"] = source_state(asked.settings)
     return seen
 

@@ -51,15 +51,16 @@ def pseudonymised(raw: Raw, key: Key, chosen: Pseudonyms) -> Raw:
     columns = ["user_key"] * chosen.users + ["item_key"] * chosen.items
     return replace(
         raw,
-        clicks=_replaced(raw.clicks.withColumn("_raw", F.lit(None).cast("string")), columns, key),
-        users=_replaced(raw.users, columns[:1], key) if chosen.users else raw.users,
-        items=_replaced(raw.items, columns[-1:], key) if chosen.items else raw.items,
+        clicks=replaced(raw.clicks.withColumn("_raw", F.lit(None).cast("string")), columns, key),
+        users=replaced(raw.users, columns[:1], key) if chosen.users else raw.users,
+        items=replaced(raw.items, columns[-1:], key) if chosen.items else raw.items,
         user_key_type="string" if chosen.users else raw.user_key_type,
         item_key_type="string" if chosen.items else raw.item_key_type,
     )
 
 
-def _replaced(table: DataFrame, columns: Sequence[str], key: Key) -> DataFrame:
+def replaced(table: DataFrame, columns: Sequence[str], key: Key) -> DataFrame:
+    """The same rows with pseudonyms in these columns of strings."""
     return table.mapInArrow(_replacing(columns, key.secret), table.schema)
 
 

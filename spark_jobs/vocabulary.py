@@ -15,9 +15,12 @@ from pyspark.sql import functions as F
 from conf.errors import BadDataError, Fault
 from conf.fields import FIRST_ID, OOV, Field
 from conf.tables import TRAIN
+from spark_jobs.erasure import erased_keys
 from spark_jobs.growth import Rank, append, growth
 from spark_jobs.job import Context, Job, main
+from spark_jobs.pseudonyms import replaced
 from spark_jobs.ranking import with_rank, with_rank_of_few
+from spark_jobs.secret_key import key_of
 from spark_jobs.splits import assign_split
 
 DISTRIBUTED_FROM = 100_000  # users or items above which field values are no longer ranked by one task
@@ -144,12 +147,26 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     """The job: one numbering per side; vocabularies and features follow from it."""
     clicks = assign_split(tables["clicks"], split=context.settings.split, has_clock=bool(context.facts["has_clock"]))
     earlier = {name.removeprefix("previous_"): table for name, table in tables.items() if name.startswith("previous_")}
+    if earlier and _names_erased(context, earlier["user_index"]):
+        earlier = {}
     # A model knows values by their ids: it can be trained further only while the epoch is the one it was trained in.
-    epochs = {manifest.facts.get("vocabulary_epoch", manifest.ds) for manifest in context.previous.values()}
-    context.facts["vocabulary_epoch"] = epochs.pop() if epochs else f"{context.ds}/{context.run_id}"
+    began = context.previous["user_index"] if earlier else None
+    context.facts["vocabulary_epoch"] = began.facts.get("vocabulary_epoch", began.ds) if began else f"{context.ds}/{context.run_id}"
     context.counters["starts_cold"] = not earlier
     users = _side(context, "user", context.registry.user, tables["users"], clicks, earlier)
     return users | _side(context, "item", context.registry.item, tables["items"], clicks, earlier)
+
+
+def _names_erased(context: Context, index: DataFrame) -> bool:
+    """Whether a user on the erasure list stands in the index of the earlier day: its rows cannot go without moving others."""
+    source = context.settings.source
+    erased = erased_keys(context.spark, source)
+    if erased is None:
+        return False
+    key = key_of(source)
+    if key is not None and source.pseudonyms.users:
+        erased = replaced(erased, ["user_key"], key)
+    return not index.join(erased, index["key"] == erased["user_key"], how="left_semi").isEmpty()
 
 
 def _side(

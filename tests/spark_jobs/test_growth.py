@@ -23,12 +23,12 @@ LOGS = {
 MIN_COUNT = {"user_id": 4, "item_id": 1, "city": 1, "hobbies": 1, "category": 9, "tags": 1}
 
 
-def request_of(root, ds, run_id="r1", **chosen) -> Request:
+def request_of(root, ds, run_id="r1", erasure=None, **chosen) -> Request:
     fields = {
         "user": {"city": "single", "hobbies": "multi"},
         "item": {"category": {"role": "single", "min_count": MIN_COUNT["category"]}, "tags": "multi"},
     }
-    source = {"fields": fields, "user_id_min_count": MIN_COUNT["user_id"]}
+    source = {"fields": fields, "user_id_min_count": MIN_COUNT["user_id"], "erasure": erasure and str(erasure)}
     settings = settings_of(storage={"root": str(root)}, source=source, vocabulary={"previous_ds": "latest", **chosen})
     return Request("test", settings, (), ds, MAIN, run_id, force=False, break_lock=False, dry_run=False, log=Log(run_id=run_id))
 
@@ -152,3 +152,17 @@ def test_a_rebuild_numbers_all_anew_and_says_so(spark, root):
     assert manifest.counters["starts_cold"]
     assert "growth" not in manifest.counters
     assert manifest.facts["vocabulary_epoch"] == f"{DAYS[2]}/rebuilt"
+
+
+def test_an_erased_user_is_not_kept_though_long_gone(spark, root, tmp_path):
+    """Its row cannot simply be left out: row numbers and ids have no holes."""
+    erasure = tmp_path / "erasure.txt"
+    gone = {click.user for click in LOGS[DAYS[0]]} - {click.user for click in LOGS[DAYS[2]]}
+    for run_id, listed, cold in (("nobody", "who-is-this", False), ("erased", min(gone), True)):
+        erasure.write_text(f"{listed}\n")
+        asked = request_of(root, DAYS[2], run_id, erasure)
+        run_job(vocabulary.JOB, spark, asked)
+        assert counters(asked)["starts_cold"] == cold
+        assert gone.isdisjoint({row[0] for row in rows(spark, asked, "user_index")}) == cold
+        epoch = asked.store.manifest("user_feat", DAYS[2], asked.settings).facts["vocabulary_epoch"]
+        assert epoch == (f"{DAYS[2]}/erased" if cold else f"{DAYS[0]}/r1")
