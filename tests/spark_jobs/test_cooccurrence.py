@@ -137,6 +137,11 @@ def test_counters(spark):
     assert count_kept(pairs.limit(0), min_count=1, top=1)["meetings"] == 0
 
 
+def test_negatives_are_exact_as_long_as_all_pairs_can_be_held():
+    assert job.negatives_of({"pairs": 200_000_000}) == "exact"
+    assert job.negatives_of({"pairs": 200_000_001}) == "stored"
+
+
 def test_auto_counts_sets_where_sessions_mean_something():
     kinds = {
         (clock, kind): job.resolve_rule(Cooc(), has_clock=clock, session_kind=kind).counting

@@ -1,5 +1,6 @@
 """The data jobs one after the other through the runner, from clicks to samples, for each kind of split."""
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from conf.command import Log, Request
 from conf.errors import NotReadyError
+from conf.settings import Settings
 from conf.storage import MAIN
 from spark_jobs import cooccurrence, events, samples, sessions, vocabulary
 from spark_jobs.job import run_job
@@ -89,6 +91,20 @@ def test_event_files_hold_whole_users_in_order(spark, made):
         assert not users & seen
         seen |= users
     assert len(seen) == len(histories(LOG))
+
+
+def test_pairs_within_a_time_are_counted_from_the_events(spark, made, tmp_path):
+    """Bounded by far more than any session lasts, they are the pairs of the sessions."""
+    shutil.copytree(made.asked.settings.storage.root, tmp_path / "root")
+    counted = {}
+    for seconds in (10**9, 600):
+        settings = made.asked.settings.model_dump(mode="json")
+        settings["storage"]["root"], settings["session"]["pair_max_dt_s"] = str(tmp_path / "root"), seconds
+        asked = replace(made.asked, settings=Settings.model_validate(settings), run_id=f"within-{seconds}")
+        run_job(cooccurrence.JOB, spark, asked)
+        counted[seconds] = Made(asked, {}).manifest("cooc")
+    assert counted[10**9].content_hash == made.contents["cooc"]
+    assert 0 < counted[600].counters["meetings"] < counted[10**9].counters["meetings"]
 
 
 def test_samples_are_the_targets_with_what_came_before(spark, made):  # P1.2
