@@ -117,7 +117,7 @@ def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: Tin
     """Functions of ours in Spark's Python workers, torch and FAISS there, and two training workers; the rest is in the slow test."""
     day = TinyDay(cluster.folder / "copy")
     shutil.copytree(tiny_day.root, day.root)
-    for job in ("samples", "train", "embed", "candidates"):
+    for job in ("train", "embed", "candidates"):
         run_stage(cluster, job, day, "--force", "--run-id", "cluster")
         table = jobs.outputs(job, day.settings)[0]
         manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))
