@@ -114,10 +114,10 @@ def run_stage(cluster: Cluster, job: str, day: TinyDay, *more: str) -> None:
 
 
 def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: TinyDay) -> None:
-    """Functions of ours in Spark's Python workers, torch and FAISS there, and two training workers; the rest is in the slow test."""
+    """Functions of ours in Spark's Python workers, FAISS there, and two training workers; the rest is in the slow test."""
     day = TinyDay(cluster.folder / "copy")
     shutil.copytree(tiny_day.root, day.root)
-    for job in ("train", "embed", "candidates"):
+    for job in ("train", "candidates"):
         run_stage(cluster, job, day, "--force", "--run-id", "cluster")
         table = jobs.outputs(job, day.settings)[0]
         manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))

@@ -141,6 +141,7 @@ def test_user_keys_come_back_in_their_type(spark):
         assert [row.user_key for row in with_user_keys(made, index, kind).orderBy("user_idx").collect()] == keys
 
 
+@pytest.mark.slow
 def test_the_same_bits_whatever_the_partitions(day, variant, spark, run):
     """Nothing depends on which users share a task or a block, or on the number of files before."""
     other = variant("again")

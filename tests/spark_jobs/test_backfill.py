@@ -146,6 +146,7 @@ def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *sets, *words], capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_three_days_one_of_them_locked_then_only_what_is_missing(tmp_path, capsys):
     settings = load("demo", [f"storage.root={tmp_path}/root", *TINY])
     store = Store.of(settings)

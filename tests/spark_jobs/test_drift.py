@@ -78,6 +78,7 @@ def test_a_day_unlike_the_last_three_is_refused_and_the_next_one_is_not(day_of: 
     assert "clicks_per_user" not in passed["no_verdict"]  # nobody asked for one
 
 
+@pytest.mark.slow
 def test_days_of_other_settings_are_not_compared(day_of: Run) -> None:
     for ds in ("2026-01-27", "2026-01-28", "2026-01-29"):
         day_of(ds, clicks(2, 4))

@@ -11,6 +11,8 @@ from spark_jobs import vocabulary
 from spark_jobs.job import run_job
 from tests.spark_jobs.small_logs import Click, entities, publish_log, random_log, settings_of, shuffle_partitions
 
+pytestmark = pytest.mark.slow  # three days of two jobs each
+
 DAYS = ("2026-01-29", "2026-01-30", "2026-01-31")
 # Each day loses some users and items of the day before, and has new ones.
 LOGS = {

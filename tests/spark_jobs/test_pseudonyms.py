@@ -133,6 +133,7 @@ def test_the_key_shows_itself_nowhere(asked_for: Callable[..., Request]) -> None
         Settings.model_validate({"source": {"pseudonyms": {"users": True}}})
 
 
+@pytest.mark.slow
 def test_plans_logs_and_event_logs_hold_no_secret(tmp_path: Path) -> None:
     """The whole command in a process of its own, with Spark's event log on and its plans in it; a broken source file makes a trace."""
     (tmp_path / "log.csv").write_text(LOG)
