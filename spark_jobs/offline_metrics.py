@@ -207,6 +207,7 @@ def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFram
     asked, counts = ask(units, tables["user_state"]).persist(), baselines.train_counts(tables["events"], refit=refit).persist()
 
     def als() -> DataFrame:
+        """The lists of the grid's best on valid; which one, and what each found, goes to the counters."""
         seed, grid = settings.split.seed, settings.evaluation.als
         truth = sample_units(held_out(tables["events"], VALID), max_users=VALID_USERS, seed=seed).persist()
         # what valid is asked with: with refit the state of the day holds the answers

@@ -46,7 +46,7 @@ LOOSE = [
     "{'asin': 'B00X', 'categories': [['Books']], 'description': 'It\\'s \\xe9 \"x\"'}\n",
     "{'asin': 'B00Y', 'title': 'cut o\n",
     "{'title': 'nobody'}\n",
-    "__import__('os').system('touch /tmp/never')\n",
+    "__import__('os').system('touch never')\n",
 ]
 # As in the release of 2018
 STRICT = [

@@ -1,9 +1,10 @@
 """A planted day of tables for the trainer's tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from conf.command import Log, Request
 from conf.settings import Settings
@@ -33,3 +34,12 @@ def asked() -> Callable[..., Request]:
         return Request("test", settings, (), DS, MAIN, run_id, log=Log("json", run_id=run_id), **given)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """A training in the process of the tests sets threads and determinism."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
