@@ -46,7 +46,7 @@ SNIPPETS = [(path.name, block) for path in DOCUMENTS for block in re.findall(r"^
 def options_of(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The options in a verb's help."""
     with pytest.raises(SystemExit):
-        VERBS[verb].run(["--help"])
+        VERBS[verb].run(verb, ["--help"])
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
 
 
