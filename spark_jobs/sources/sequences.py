@@ -24,7 +24,9 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
         raise NotReadyError("source.path", [Fault("no such file", settings.source.path)])
     words = F.split(F.trim("value"), r"\s+")
     lines = spark.read.text(settings.source.path).where(F.trim("value") != "").select("value", F.input_file_name().alias("file"))
-    exploded = lines.select("value", "file", words[0].alias("user"), F.posexplode(F.slice(words, 2, 2**31 - 1)).alias("position", "item"))
+    # a length of 2**31 - 1 would overflow where Spark interprets the plan, as it does when generated code grows too long
+    items = F.slice(words, F.lit(2), F.size(words))
+    exploded = lines.select("value", "file", words[0].alias("user"), F.posexplode(items).alias("position", "item"))
     empty = lines.where(F.size(words) < 2).select("value", "file")
     clicks = exploded.select(
         *click_columns(
@@ -38,11 +40,11 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
     )
     refused = empty.select(*click_columns(problem=F.lit("a user without items"), _file=F.col("file"), _raw=F.substring("value", 1, 500)))
     pairs = read_attributes(settings.source.attributes)
-    items = spark.createDataFrame(pairs, "item_key string, attributes array<string>")
+    catalogue = spark.createDataFrame(pairs, "item_key string, attributes array<string>")
     return Raw(
         clicks=clicks.unionAll(refused),
         users=clicks.select("user_key").limit(0),
-        items=items.select("item_key", F.lit(None).cast("bigint").alias("publish_ts"), F.lit(True).alias("eligible"), "attributes"),
+        items=catalogue.select("item_key", F.lit(None).cast("bigint").alias("publish_ts"), F.lit(True).alias("eligible"), "attributes"),
         has_clock=False,
     )
 

@@ -1,6 +1,7 @@
 """Sequences: one user a line, items in order."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,21 @@ def read(spark: SparkSession, path: Path, attributes: Path | None = None) -> Raw
     return sequences.source(spark, Settings.model_validate({"source": given}), "2026-01-31")
 
 
-def test_positions_are_times(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.fixture(params=[True, False], ids=["compiled", "interpreted"])
+def any_spark(request: pytest.FixtureRequest, spark: SparkSession) -> Iterator[SparkSession]:
+    """Spark as it is, and as it runs plans whose generated code would be too long."""
+    if not request.param:
+        spark.conf.set("spark.sql.codegen.wholeStage", "false")
+        spark.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+    yield spark
+    for name in ("wholeStage", "factoryMode"):
+        spark.conf.unset(f"spark.sql.codegen.{name}")
+
+
+def test_positions_are_times(any_spark: SparkSession, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("1 30 10 30\n\n  2\t7  \n3\n")
-    raw = read(spark, log)
+    raw = read(any_spark, log)
     assert not raw.has_clock
     assert dict(raw.clicks.dtypes) == dict(CLICKS)
     rows = raw.clicks.orderBy("user_key", "ts").select("user_key", "item_key", "ts", "seq", "problem").collect()
