@@ -46,7 +46,7 @@ def test_upstream_is_in_order_of_the_day():
 
 def test_declared_settings_exist():
     for spec in JOBS.values():
-        Settings().section_hash(spec.settings)
+        assert len(Settings().section_hash(spec.settings)) == 16
 
 
 @pytest.mark.parametrize(
