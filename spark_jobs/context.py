@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.fields import Registry
-from conf.manifest import Manifest, Record
+from conf.manifest import FileEntry, Manifest, Record
 from conf.publication import Publication
 from conf.settings import Settings
 from conf.storage import Store
@@ -61,7 +61,20 @@ class Artefact:
     identity: str | None = None
 
 
-Transform = Callable[[Context, Mapping[str, DataFrame]], Mapping[str, DataFrame | Output | Artefact]]
+@dataclass(frozen=True)
+class Written:
+    """A table whose files stand in its folder already, checked. total: sum of the hashes of its rows, modulo 2^64.
+
+    counts: what the tasks that wrote them counted, summed.
+    """
+
+    files: tuple[FileEntry, ...]
+    total: int
+    counts: Mapping[str, int]
+
+
+Made = DataFrame | Output | Written | Artefact
+Transform = Callable[[Context, Mapping[str, DataFrame]], Mapping[str, Made]]
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,41 @@ Source: MicRec 3.5 ("any two items in a session have one co-occurrence relation"
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import Fault, SettingsError
 from conf.fields import FIRST_ID, Registry
+from conf.files import open_root
 from conf.sections.data import Cooc
-from spark_jobs.close_pairs import close_pairs
-from spark_jobs.job import Context, Job, main
+from conf.tables import TABLES
+from spark_jobs import baskets
+from spark_jobs.baskets import Baskets, Block
+from spark_jobs.job import Context, Job, Made, main
+from spark_jobs.kernels.compiled import I32, I64
+from spark_jobs.kernels.cooccurrence import count_block
 from spark_jobs.session_cuts import Rule as Cuts
 from spark_jobs.session_cuts import resolve_rule as resolve_cuts
-from spark_jobs.user_batches import in_order, whole_users
+from spark_jobs.sql import cooccurrence as sql
+from spark_jobs.task_files import arrow_schema, write_by_tasks
 
-I64 = npt.NDArray[np.int64]
 Counting = Literal["set", "multiset", "window"]
 
+COOC = TABLES["cooc"]
 MAX_EXACT_PAIRS = 200_000_000  # so many different pairs one process can hold, and draw negatives that met in no session at all
-MAX_PAIRS_AT_ONCE = 2_000_000  # bounds the memory of one Python worker: about 50 bytes a pair while they are counted
+AUTO_MIN_COUNT_CLICKS = 10_000_000  # from here on most pairs that met once met by chance
+BLOCKS_PER_CORE = 3  # each block reads all sessions again: few, but enough that no core waits long for the last
+CLICKS_PER_BLOCK = 100_000_000  # bounds what one task holds: about 10 bytes a click of the sessions that have an item of its block
+ROWS_PER_GROUP = 1_000_000
+ANY = 2**62
 
 
 @dataclass(frozen=True)
@@ -38,144 +48,138 @@ class Rule:
     set: a session counts once for each two different items in it. multiset: n_i * n_j times. window: once if they are clicked within
     `window` positions of each other. Sessions of more than `max_session_items` distinct items are cut into chunks of that many, in
     order of first click (set and multiset; a window needs no bound).
+    max_dt_s: only clicks at most so many seconds apart count, a session once for each two items, or each two clicks if multiset.
     """
 
     counting: Counting
     window: int
     max_session_items: int
+    max_dt_s: int | None = None
 
 
-def resolve_rule(settings: Cooc, *, has_clock: bool, session_kind: str) -> Rule:
+@dataclass(frozen=True)
+class Keeping:
+    """Which pairs stay, and what they weigh: those that met min_count times; of each item the `top`; weight = count * (1 + beta * same)."""
+
+    min_count: int
+    top: int
+    beta: float
+    drop_other: bool
+
+
+def resolve_rule(settings: Cooc, *, has_clock: bool, session_kind: str, max_dt_s: int | None = None) -> Rule:
     """The rule for this data; `auto` counts sets where sessions mean something: cut by a clock or given by the source."""
     auto: Counting = "set" if has_clock or session_kind == "given" else "window"
     counting = auto if settings.count == "auto" else settings.count
-    return Rule(counting, settings.window, settings.max_session_items)
+    return Rule(counting, settings.window, settings.max_session_items, max_dt_s)
 
 
-def count_pairs(sessions: DataFrame, rule: Rule) -> DataFrame:
-    """(item_i, item_j, count) for every two different items that met, item_i < item_j.
-
-    A pair travels as one bigint (item_i << 32 | item_j), already summed within each piece of a task's sessions.
-    """
-
-    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for pair, times in pairs_of(batch.column("items"), rule):
-                yield pa.RecordBatch.from_arrays([pa.array(pair), pa.array(times)], names=["pair", "times"])
-
-    return _summed(sessions.select("items").mapInArrow(count, "pair long, times long"))
+def resolve_keeping(settings: Cooc, *, train_clicks: int) -> Keeping:
+    """What stays; `auto` drops pairs that met once where there are many clicks."""
+    auto = 2 if train_clicks >= AUTO_MIN_COUNT_CLICKS else 1
+    min_count = auto if settings.min_count == "auto" else settings.min_count
+    return Keeping(min_count, settings.top, settings.beta, settings.other_category == "drop")
 
 
-def count_close_pairs(events: DataFrame, cuts: Cuts, rule: Rule, *, max_dt_s: int) -> DataFrame:
-    """As `count_pairs`, of the clicks that lie at most `max_dt_s` apart, from events cut into the same sessions."""
-    window = rule.window if rule.counting == "window" else None
-
-    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in whole_users(batches):
-            multiset = rule.counting == "multiset"
-            found = close_pairs(table, cuts, max_dt_s=max_dt_s, window=window, max_items=rule.max_session_items, multiset=multiset)
-            yield pa.RecordBatch.from_arrays([pa.array(part) for part in found], names=["pair", "times"])
-
-    return _summed(in_order(events).mapInArrow(count, "pair long, times long"))
+# ---- the compiled engine -------------------------------------------------------------------------------------------
 
 
-def _summed(counted: DataFrame) -> DataFrame:
-    counted = counted.groupBy("pair").agg(F.sum("times").alias("count"))
-    low = F.col("pair").bitwiseAND(F.lit(0xFFFFFFFF)).cast("int")
-    return counted.select(F.shiftright("pair", 32).cast("int").alias("item_i"), low.alias("item_j"), "count")
+@dataclass(frozen=True)
+class Categories:
+    """What is known of item i: values[starts[i]:starts[i + 1]], real ids only: unknown never equals unknown."""
+
+    starts: I64
+    values: I32
 
 
-def pairs_of(items: pa.ListArray, rule: Rule) -> Iterator[tuple[I64, I64]]:
-    """(pairs, times) of some sessions, each pair at most once per piece yielded. Pure Arrow and numpy."""
-    sizes = np.diff(items.offsets.to_numpy()).astype(np.int64)
-    flat = items.flatten().to_numpy().astype(np.int64)
-    session = np.repeat(np.arange(len(sizes)), sizes)
-    pieces = _window_pairs(session, flat, rule.window) if rule.counting == "window" else _set_pairs(session, flat, rule)
-    for pair, times in pieces:
-        distinct, place = np.unique(pair, return_inverse=True)
-        yield distinct, np.bincount(place, weights=times, minlength=len(distinct)).astype(np.int64)
+def categories_of(uris: Sequence[str], name: str | None, *, num_items: int) -> Categories:
+    """One field of item_feat, an id or a list of ids; of no field, nothing is known."""
+    if name is None:
+        return Categories(np.zeros(num_items + 2, np.int64), np.empty(0, np.int32))
+    idx, values = [], []
+    for uri in uris:
+        filesystem, path = open_root(uri)
+        with filesystem.open_input_file(path) as handle:
+            table = pq.ParquetFile(handle).read(columns=["idx", name], use_threads=False).combine_chunks()
+        column, at = table[name].combine_chunks(), table["idx"].to_numpy()
+        if pa.types.is_list(column.type):
+            at, column = np.repeat(at, np.diff(column.offsets.to_numpy())), column.flatten()
+        known = column.to_numpy() >= FIRST_ID
+        idx.append(at[known])
+        values.append(column.to_numpy()[known])
+    item, value = np.concatenate(idx), np.concatenate(values)
+    starts = np.concatenate(([0], np.cumsum(np.bincount(item, minlength=num_items + 1))))
+    return Categories(starts, value[np.argsort(item, kind="stable")])
 
 
-def _window_pairs(session: I64, items: I64, window: int) -> Iterator[tuple[I64, I64]]:
-    """Each session's different pairs within `window` clicks, once a session; in pieces of whole sessions."""
-    for piece in _pieces(np.bincount(session), window):
-        start, end = np.searchsorted(session, piece)
-        some, item = session[start:end], items[start:end]
-        wheres, pairs = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-        for distance in range(1, min(window, len(item) - 1) + 1):
-            left, right = item[:-distance], item[distance:]
-            met = (some[:-distance] == some[distance:]) & (left != right)
-            wheres.append(some[:-distance][met])
-            pairs.append(_pair(left[met], right[met]))
-        where, pair = np.concatenate(wheres), np.concatenate(pairs)
-        order = np.lexsort((pair, where))
-        where, pair = where[order], pair[order]
-        new = np.append(True, (np.diff(where) > 0) | (np.diff(pair) > 0))[: len(pair)]
-        yield pair[new], np.ones(int(new.sum()), dtype=np.int64)
+def count_pairs(found: Baskets, block: Block, rule: Rule, keeping: Keeping, categories: Categories) -> tuple[pa.RecordBatch, I64]:
+    """(rows of cooc for the items of the block, the counts of the kernel)."""
+    near = rule.counting == "window" or rule.max_dt_s is not None
+    counting = (2 if near else 0) + (rule.counting == "multiset")
+    window = rule.window if rule.counting == "window" else ANY
+    max_dt_s = ANY if rule.max_dt_s is None else rule.max_dt_s
+    *columns, counts = count_block(
+        found.item, found.times, found.ends, found.ts, block.num_items, block.number, block.of,
+        counting, window, max_dt_s,
+        categories.starts, categories.values, keeping.beta, keeping.drop_other, keeping.min_count, keeping.top,
+    )  # fmt: skip
+    schema = arrow_schema(COOC)
+    return pa.RecordBatch.from_arrays([pa.array(c).cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema), counts
 
 
-def _set_pairs(session: I64, items: I64, rule: Rule) -> Iterator[tuple[I64, I64]]:
-    """Each chunk's pairs of distinct items, with 1 or n_i * n_j; chunks of one size are paired together, as one matrix."""
-    _, first, repeats = np.unique(session << 32 | items, return_index=True, return_counts=True)
-    by_first_click = np.argsort(first)
-    first, repeats = first[by_first_click], repeats[by_first_click]
-    session, items = session[first], items[first]
-    position = np.arange(len(session)) - np.searchsorted(session, session)
-    starts = np.flatnonzero(position % rule.max_session_items == 0)
-    sizes = np.diff(np.append(starts, len(session)))
-    for size in np.unique(sizes[sizes > 1]).tolist():
-        left, right = np.triu_indices(size, k=1)
-        chunks = starts[sizes == size]
-        step = max(1, MAX_PAIRS_AT_ONCE // len(left))
-        for some in (chunks[at : at + step] for at in range(0, len(chunks), step)):
-            place = some[:, None] + np.arange(size)
-            pair = _pair(items[place[:, left]], items[place[:, right]]).ravel()
-            times = (repeats[place[:, left]] * repeats[place[:, right]]).ravel() if rule.counting == "multiset" else np.ones_like(pair)
-            yield pair, times
+def num_blocks(session_items: int, mean_items: float, *, cores: int) -> int:
+    """A few for each core, or as many as bound what a task holds: the sessions that have an item of its block."""
+    return max(1, min(BLOCKS_PER_CORE * cores, session_items // 100_000), int(session_items * mean_items / CLICKS_PER_BLOCK))
 
 
-def _pair(one: I64, other: I64) -> I64:
-    pair: I64 = np.minimum(one, other) << 32 | np.maximum(one, other)
-    return pair
+def compiled(context: Context, rule: Rule, keeping: Keeping, cuts: Cuts, category: str | None) -> Made:
+    """The table, a task for each block of items; each reads the sessions from the shared storage, so nothing is shuffled."""
+    counted, num_items = context.manifests["sessions"].counters, context.manifests["item_feat"].rows
+    blocks = num_blocks(counted["session_items"], counted["mean_session_items"], cores=context.spark.sparkContext.defaultParallelism)
+    sessions, events, features = context.files("sessions"), context.files("events"), context.files("item_feat")
+
+    def build(number: int, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+        block = Block(number, blocks, num_items)
+        if rule.max_dt_s is not None:
+            chunks_of = None if rule.counting == "window" else rule.max_session_items
+            found = baskets.clicks_of_events(events, block, cuts, chunks_of=chunks_of)
+        elif rule.counting == "window":
+            found = baskets.clicks_of_sessions(sessions, block)
+        else:
+            found = baskets.of_sessions(sessions, block, max_items=rule.max_session_items)
+        rows, kept = count_pairs(found, block, rule, keeping, categories_of(features, category, num_items=num_items))
+        counts.update(dict(zip(COUNTERS, kept.tolist(), strict=True)))
+        # Every block sees all sessions: what was lost between chunks is counted in one of them.
+        counts.update(sessions_chunked=int(found.lost[0]) * (number == 0), pairs_lost_by_chunking=int(found.lost[1]) * (number == 0))
+        yield from (rows.slice(at, ROWS_PER_GROUP) for at in range(0, rows.num_rows, ROWS_PER_GROUP))
+
+    made = write_by_tasks(context, COOC, range(blocks), build)
+    context.counters.update(made.counts)
+    return made
 
 
-def _pieces(sizes: I64, pairs_per_item: int) -> Iterator[tuple[int, int]]:
-    """Ranges [start, end) of sessions with about MAX_PAIRS_AT_ONCE pairs together, at least one session each."""
-    piece = np.cumsum(sizes) * pairs_per_item // MAX_PAIRS_AT_ONCE
-    bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(sizes)]
-    yield from ((start, end) for start, end in pairwise(bounds) if start < end)
+COUNTERS = ("pairs", "meetings", "pairs_below_min_count", "pairs_of_other_category", "items_with_neighbours", "rows_beyond_top")
+
+# ---- the same by plain Spark SQL -----------------------------------------------------------------------------------
 
 
-def weigh(pairs: DataFrame, categories: DataFrame | None, *, beta: float) -> DataFrame:
-    """Add same_category and weight = count * (1 + beta * same_category).
-
-    categories: (idx, category), an id or an array of ids; None = nothing is known. Equal = the same id, or a shared one, of a real
-    value: unknown never equals unknown.
-    """
-    same: Column = F.lit(False)
-    if categories is not None:
-        one = categories.select(F.col("idx").alias("item_i"), F.col("category").alias("category_i"))
-        other = categories.select(F.col("idx").alias("item_j"), F.col("category").alias("category_j"))
-        pairs = pairs.join(one, "item_i", how="left").join(other, "item_j", how="left")
-        multi = categories.schema["category"].dataType.typeName() == "array"
-        left, right = F.col("category_i"), F.col("category_j")
-        same = F.arrays_overlap(left, right) if multi else (left == right) & (left >= FIRST_ID)
-    weighed = pairs.withColumn("same_category", F.coalesce(same, F.lit(False)))
-    weight = F.col("count") * (1 + F.lit(beta) * F.col("same_category").cast("int"))
-    return weighed.select(
-        "item_i", "item_j", F.col("count").cast("int").alias("count"), "same_category", weight.cast("float").alias("weight")
-    )
+def by_sql(context: Context, tables: Mapping[str, DataFrame], rule: Rule, keeping: Keeping, cuts: Cuts, category: str | None) -> Made:
+    """The table by joins and groups, slower."""
+    options: dict[str, Any] = {"counting": rule.counting, "window": rule.window, "max_session_items": rule.max_session_items}
+    if rule.max_dt_s is None:
+        pairs = sql.count_pairs(tables["sessions"], **options).persist()
+    else:
+        pairs = sql.count_close_pairs(tables["events"], cuts, **options, max_dt_s=rule.max_dt_s).persist()
+    categories = tables["item_feat"].select("idx", F.col(category).alias("category")) if category else None
+    frequent = pairs.where(F.col("count") >= keeping.min_count)
+    weighed = sql.weigh(frequent, categories, beta=keeping.beta, filter_categories=keeping.drop_other)
+    lost = sql.count_chunking(tables["sessions"], counting=rule.counting, max_session_items=rule.max_session_items)
+    context.counters.update(lost | ({} if rule.max_dt_s is None else {"pairs_lost_by_chunking": 0}))
+    context.counters.update(sql.count_kept(pairs, min_count=keeping.min_count, top=keeping.top))
+    return sql.strongest(weighed, top=keeping.top)
 
 
-def strongest(weighed: DataFrame, *, top: int) -> DataFrame:
-    """Both directions of each pair; of each item_i the `top` pairs of largest weight, ties by smaller item_j."""
-    there, back = (F.struct(F.col(i).alias("item_i"), F.col(j).alias("item_j")) for i, j in (("item_i", "item_j"), ("item_j", "item_i")))
-    mirrored = weighed.select(F.explode(F.array(there, back)).alias("ends"), "count", "same_category", "weight")
-    rank = F.row_number().over(Window.partitionBy("item_i").orderBy(F.col("weight").desc(), "item_j"))
-    columns = ("item_i", "item_j", "count", "same_category", "weight")
-    return (
-        mirrored.select("ends.*", "count", "same_category", "weight").withColumn("rank", rank).where(F.col("rank") <= top).select(*columns)
-    )
+# ---- the job -------------------------------------------------------------------------------------------------------
 
 
 def category_field(settings: Cooc, registry: Registry) -> str | None:
@@ -192,35 +196,6 @@ def category_field(settings: Cooc, registry: Registry) -> str | None:
     return name
 
 
-def count_chunking(sessions: DataFrame, rule: Rule) -> dict[str, int]:
-    """Sessions that were cut into chunks, and the pairs lost between chunks; nothing is cut in a window."""
-    if rule.counting == "window":
-        return {"sessions_chunked": 0, "pairs_lost_by_chunking": 0}
-    size, cap = F.size(F.array_distinct("items")).cast("long"), rule.max_session_items
-    sizes = sessions.select(size.alias("n")).where(F.col("n") > cap)
-    rest, full = F.col("n") % cap, F.floor(F.col("n") / cap)
-    kept = full * (cap * (cap - 1) // 2) + rest * (rest - 1) / 2
-    row = sizes.agg(F.count(F.lit(1)).alias("chunked"), F.sum(F.col("n") * (F.col("n") - 1) / 2 - kept).alias("lost")).first()
-    assert row is not None
-    return {"sessions_chunked": row["chunked"], "pairs_lost_by_chunking": int(row["lost"] or 0)}
-
-
-def count_kept(pairs: DataFrame, *, min_count: int, top: int) -> dict[str, int]:
-    """Different pairs and meetings counted, pairs dropped as rare, rows cut off beyond the top of an item."""
-    met = pairs.agg(
-        F.count(F.lit(1)).alias("pairs"),
-        F.sum("count").alias("meetings"),
-        F.count(F.when(F.col("count") < min_count, 1)).alias("pairs_below_min_count"),
-    ).first()
-    ends = pairs.where(F.col("count") >= min_count).select(F.explode(F.array("item_i", "item_j")).alias("item"))
-    degrees = ends.groupBy("item").count()
-    cut = degrees.agg(F.count(F.lit(1)).alias("items"), F.sum(F.greatest(F.col("count") - top, F.lit(0))).alias("beyond_top")).first()
-    assert met is not None
-    assert cut is not None
-    counted = {**met.asDict(), "items_with_neighbours": cut["items"], "rows_beyond_top": cut["beyond_top"]}
-    return {name: int(value or 0) for name, value in counted.items()}
-
-
 def negatives_of(counted: Mapping[str, int]) -> str:
     """How items that met in no session are known: `exact` where all pairs can be held, else `stored`: those in no row of cooc.
 
@@ -229,23 +204,21 @@ def negatives_of(counted: Mapping[str, int]) -> str:
     return "exact" if counted["pairs"] <= MAX_EXACT_PAIRS else "stored"
 
 
-def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Made]:
     """The job: count, drop rare pairs, weigh, keep the strongest."""
-    settings, facts = context.settings.cooc, context.facts
-    rule = resolve_rule(settings, has_clock=bool(facts["has_clock"]), session_kind=str(facts["session_kind"]))
+    settings, facts, session = context.settings.cooc, context.facts, context.settings.session
+    clock, counters = bool(facts["has_clock"]), context.counters
+    rule = resolve_rule(settings, has_clock=clock, session_kind=str(facts["session_kind"]), max_dt_s=session.pair_max_dt_s)
+    keeping = resolve_keeping(settings, train_clicks=context.manifests["sessions"].counters["session_items"])
+    cuts = resolve_cuts(session, has_clock=clock, has_sessions=bool(facts["has_sessions"]))
+    counters.update(counting=rule.counting, min_count=keeping.min_count)
     name = category_field(settings, context.registry)
-    categories = tables["item_feat"].select("idx", F.col(name).alias("category")) if name else None
-    session = context.settings.session
-    if session.pair_max_dt_s is None:
-        pairs = count_pairs(tables["sessions"], rule).persist()
+    if settings.engine == "compiled":
+        made = compiled(context, rule, keeping, cuts, name)
     else:
-        cuts = resolve_cuts(session, has_clock=bool(facts["has_clock"]), has_sessions=bool(facts["has_sessions"]))
-        pairs = count_close_pairs(tables["events"], cuts, rule, max_dt_s=session.pair_max_dt_s).persist()
-    counters: dict[str, Any] = {"counting": rule.counting, **count_chunking(tables["sessions"], rule)}
-    kept = count_kept(pairs, min_count=settings.min_count, top=settings.top)
-    context.counters.update(counters | kept | {"negatives": negatives_of(kept)})
-    frequent = pairs.where(F.col("count") >= settings.min_count)
-    return {"cooc": strongest(weigh(frequent, categories, beta=settings.beta), top=settings.top)}
+        made = by_sql(context, tables, rule, keeping, cuts, name)
+    counters["negatives"] = negatives_of(counters)
+    return {"cooc": made}
 
 
 JOB = Job(name="cooccurrence", transform=transform, doc="Count how often two items met in a session.")

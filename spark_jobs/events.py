@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from conf.errors import Fault, NotReadyError
 from conf.tables import CONTEXT, SPLIT_NAMES, TRAIN, VALID
+from spark_jobs.event_files import in_user_files
 from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.splits import CLICK_ORDER, assign_split
-from spark_jobs.user_batches import event_order
 
 COLUMNS = ("user_idx", "item_idx", "ts", "seq", "split", "weight", "session_key")
 
@@ -88,8 +88,9 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     facts: dict[str, Any] = {"split_kind": settings.split.kind, "has_sessions": context.counters["clicks_in_given_session"] > 0}
     context.facts.update(facts)
     kept = events.where(F.col("recency") <= cap).select(*COLUMNS)
+    num_kept = context.counters["clicks_read"] - context.counters["clicks_beyond_max_user_clicks"]
     return {
-        "events": Output(kept.repartition("user_idx").sortWithinPartitions(F.col("user_idx"), *event_order())),
+        "events": Output(in_user_files(kept, num_events=num_kept)),
         "user_state": user_states(events, tables["user_index"], max_user_clicks=cap, refit=settings.split.refit),
     }
 

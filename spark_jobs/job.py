@@ -20,7 +20,7 @@ from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchan
 from conf.manifest import Manifest
 from conf.settings import Settings
 from conf.tables import ARTEFACTS
-from spark_jobs.context import Artefact, Context, Job, Output, RunResult
+from spark_jobs.context import Artefact, Context, Job, Made, Output, RunResult, Written
 from spark_jobs.output import read, write_all
 from spark_jobs.schema import spark_schema
 from spark_jobs.secret_key import key_of
@@ -154,8 +154,10 @@ __all__ = [
     "Artefact",
     "Context",
     "Job",
+    "Made",
     "Output",
     "RunResult",
+    "Written",
     "main",
     "run_job",
     "running",

@@ -18,7 +18,7 @@ from conf.files import hash_file, open_root
 from conf.manifest import FileEntry, Manifest
 from conf.schemas.table import Table
 from conf.tables import check_columns, resolve, with_key_types
-from spark_jobs.context import Artefact, Context, Output
+from spark_jobs.context import Artefact, Context, Made, Output, Written
 from spark_jobs.schema import row_hash, type_name
 
 
@@ -43,7 +43,7 @@ def _check(table: Table, df: DataFrame, context: Context, doing: str) -> None:
         raise SchemaError(f"table {table.name}, ds={context.ds}, {doing}", faults)
 
 
-def write_all(context: Context, made: Mapping[str, DataFrame | Output | Artefact]) -> dict[str, int]:
+def write_all(context: Context, made: Mapping[str, Made]) -> dict[str, int]:
     """Write, verify and seal every output; the rows of each.
 
     Raises:
@@ -61,11 +61,14 @@ def write_all(context: Context, made: Mapping[str, DataFrame | Output | Artefact
             raise
 
 
-def _write(context: Context, name: str, made: DataFrame | Output | Artefact) -> Manifest:
+def _write(context: Context, name: str, made: Made) -> Manifest:
     if isinstance(made, Artefact):
         return _seal_artefact(context, name, made)
-    output = made if isinstance(made, Output) else Output(made)
     table = _table(context, name)
+    if isinstance(made, Written):
+        rows = sum(entry.rows for entry in made.files)
+        return _seal_table(context, table, made.files, f"{rows}:{made.total:016x}")
+    output = made if isinstance(made, Output) else Output(made)
     _check(table, output.df, context, "written")
     folder = context.publication.folder(name)
     df = output.df.select(*table.names)
@@ -88,11 +91,17 @@ def _write(context: Context, name: str, made: DataFrame | Output | Artefact) -> 
     )
     files = _inspect_files(context, folder, prefix)
     content_hash = _verify(context, table, [context.store.uri(f"{folder}/{entry.name}") for entry in files])
+    return _seal_table(context, table, files, content_hash)
+
+
+def _seal_table(context: Context, table: Table, files: Sequence[FileEntry], content_hash: str) -> Manifest:
     rows = sum(entry.rows for entry in files)
     if rows < context.settings.gates.min_rows and not table.may_be_empty:
-        raise GateError(f"table {name}, ds={context.ds}", [Fault(f"{rows} rows", f"gates.min_rows is {context.settings.gates.min_rows}")])
+        raise GateError(
+            f"table {table.name}, ds={context.ds}", [Fault(f"{rows} rows", f"gates.min_rows is {context.settings.gates.min_rows}")]
+        )
     return context.publication.seal(
-        name, files, rows=rows, content_hash=content_hash, facts=context.facts, counters=context.counters, versions=versions()
+        table.name, files, rows=rows, content_hash=content_hash, facts=context.facts, counters=context.counters, versions=versions()
     )
 
 

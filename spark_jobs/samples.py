@@ -4,25 +4,30 @@ A row holds everything a training step needs about the user; item features are l
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
-from conf.masks import UM_B, VM_B, field_mask, history_mask
+from conf.files import open_root
+from conf.masks import UH_B, UM_B, VM_B
 from conf.settings import Settings
 from conf.tables import TRAIN, VALID, resolve
-from spark_jobs.job import Context, Job, Output, main, spark_schema
+from spark_jobs.event_files import read_events
+from spark_jobs.job import Context, Job, Made, Output, main, spark_schema
+from spark_jobs.kernels.compiled import I16, I32, I64
+from spark_jobs.kernels.samples import field_masks, history_masks, permutation, positions_in_user, windows
 from spark_jobs.splits import FIRST_TARGET
-from spark_jobs.user_batches import in_order, whole_users
+from spark_jobs.sql import samples as sql
+from spark_jobs.sql.masks import with_masks
+from spark_jobs.task_files import arrow_schema, write_by_tasks
 
-I64 = npt.NDArray[np.int64]
-
+EVENT_COLUMNS = ("user_idx", "item_idx", "ts", "split", "weight")
 ROW_GROUPS_PER_FILE = 16
 ROW_GROUPS_PER_STREAM = 2  # so that the order of row groups can still be drawn anew each epoch
 
@@ -62,84 +67,94 @@ def recipe_of(settings: Settings, *, split_kind: str) -> Recipe:
     )
 
 
-def cut_windows(events: DataFrame, schema: T.StructType, recipe: Recipe, *, split: int) -> DataFrame:
-    """The rows of one split, in no order. `events` (every split) carries the recipe's user columns; schema: of the samples table."""
-    arrow_schema = arrow_schema_of(schema)
-
-    def build(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in whole_users(batches):
-            yield samples_of(table, arrow_schema, recipe, split=split)
-
-    return in_order(events).mapInArrow(build, schema)
+# ---- the compiled engine -------------------------------------------------------------------------------------------
 
 
-def samples_of(events: pa.Table, schema: pa.Schema, recipe: Recipe, *, split: int) -> pa.RecordBatch:
-    """The rows of whole users; `events` is sorted by user and total order. Pure Arrow and numpy: this is also the local builder."""
-    user, item, stage = (events[name].to_numpy() for name in ("user_idx", "item_idx", "split"))
-    first_of_user = np.searchsorted(user, user)
-    position = np.arange(len(user)) - first_of_user
+def samples_of(
+    events: pa.Table, user_columns: Mapping[str, I32], schema: pa.Schema, recipe: Recipe, *, split: int, group: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of whole users in random order, `group` at a time. `events` is sorted by user and total order.
+
+    user_columns: of each event, the recipe's columns of its user. The order is a function of the events alone.
+    """
+    user, item, stage, ts, weight = (events[name].to_numpy() for name in ("user_idx", "item_idx", "split", "ts", "weight"))
+    position = positions_in_user(user)
     wanted = stage == split
     if split == TRAIN:
         wanted &= position >= recipe.first_target
     rows = np.flatnonzero(wanted)
-    hist, hist_len = windows(item, rows, position[rows], recipe.history)
-    sample_id = user[rows].astype(np.int64) << 32 | position[rows]
-    copied = events.select(["user_idx", "item_idx", "ts", "split", "weight", *recipe.user_columns]).take(pa.array(rows))
-    columns = {name: copied[name].combine_chunks() for name in copied.column_names}
-    columns |= {"sample_id": pa.array(sample_id), "hist": _lists(hist), "hist_len": pa.array(hist_len.astype(np.int16))}
-    columns |= {name: pa.array(mask) for name, mask in masks_of(sample_id, hist_len, recipe).items()}
-    return pa.RecordBatch.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
+    if not len(rows):
+        return
+    rows = rows[permutation(len(rows), int(user[rows[0]]))]
+    for some in (rows[at : at + group] for at in range(0, len(rows), group)):
+        hist, hist_len = windows(item, some, position, recipe.history)
+        sample_id = user[some].astype(np.int64) << 32 | position[some]
+        lists = pa.ListArray.from_arrays(pa.array(np.arange(len(some) + 1, dtype=np.int32) * recipe.history), pa.array(hist))
+        columns = {"sample_id": sample_id, "user_idx": user[some], "item_idx": item[some], "ts": ts[some], "split": stage[some]}
+        columns |= {"hist_len": hist_len, "weight": weight[some], **{name: column[some] for name, column in user_columns.items()}}
+        arrays = {name: pa.array(column) for name, column in (columns | masks_of(sample_id, hist_len, recipe)).items()}
+        arrays["hist"] = lists
+        yield pa.RecordBatch.from_arrays([arrays[field.name].cast(field.type) for field in schema], schema=schema)
 
 
-def windows(item: npt.NDArray[np.int32], rows: I64, position: I64, length: int) -> tuple[npt.NDArray[np.int32], I64]:
-    """(int32[n, length] the items before each row within its user, oldest first, 0 at the end; int64[n] how many).
-
-    rows: places in `item`; position: how many events of the same user stand before each.
-    """
-    hist_len = np.minimum(position, length)
-    column = np.arange(length)
-    place = (rows - hist_len)[:, None] + column
-    filled = column < hist_len[:, None]
-    return np.where(filled, item[np.where(filled, place, 0)], 0).astype(np.int32), hist_len
-
-
-def masks_of(sample_id: I64, hist_len: I64, recipe: Recipe) -> dict[str, I64]:
+def masks_of(sample_id: I64, hist_len: I16, recipe: Recipe) -> dict[str, I64]:
     """um_b<e>, uh_b<e>, vm_b<e> for each draw e."""
     found: dict[str, I64] = {}
-    p, p_hist, seed = recipe.p_field, recipe.p_hist, recipe.seed
+    seed = recipe.seed % 2**64
     for draw in range(recipe.draws):
-        found[f"um_b{draw}"] = field_mask(sample_id, recipe.num_user_fields, p=p, seed=seed, draw=draw, what=UM_B)
-        found[f"uh_b{draw}"] = history_mask(sample_id, hist_len, recipe.history, p=p_hist, seed=seed, draw=draw)
-        found[f"vm_b{draw}"] = field_mask(sample_id, recipe.num_item_fields, p=p, seed=seed, draw=draw, what=VM_B)
+        found[f"um_b{draw}"] = field_masks(sample_id, recipe.num_user_fields, recipe.p_field, seed, draw, UM_B)
+        found[f"uh_b{draw}"] = history_masks(sample_id, hist_len, recipe.p_hist, seed, draw, UH_B)
+        found[f"vm_b{draw}"] = field_masks(sample_id, recipe.num_item_fields, recipe.p_field, seed, draw, VM_B)
     return found
 
 
-def _lists(matrix: npt.NDArray[np.int32]) -> pa.ListArray:
-    """Variable-size lists of one length: Petastorm drops fixed-size lists."""
-    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.ravel()))
+def columns_of_users(uris: Sequence[str], names: Sequence[str], user: I32) -> dict[str, I32]:
+    """Columns of user_feat for each of these users, sorted; read a piece at a time, since a task needs few of all users."""
+    found = {name: np.zeros(len(user), np.int32) for name in names}
+    if not names or not len(user):
+        return found
+    for uri in uris:
+        filesystem, path = open_root(uri)
+        with filesystem.open_input_file(path) as handle:
+            for batch in pq.ParquetFile(handle).iter_batches(columns=["idx", *names], use_threads=False):
+                idx = batch.column("idx").to_numpy()
+                start, end = np.searchsorted(user, idx, side="left"), np.searchsorted(user, idx, side="right")
+                size = end - start
+                place = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())
+                for name in names:
+                    found[name][place] = np.repeat(batch.column(name).to_numpy(), size)
+    return found
 
 
-def arrow_schema_of(schema: T.StructType) -> pa.Schema:
-    """The Arrow schema of a Spark schema of integers, floats and int lists."""
-    simple = {"byte": pa.int8(), "short": pa.int16(), "integer": pa.int32(), "long": pa.int64(), "float": pa.float32()}
+def compiled(context: Context, recipe: Recipe, splits: Sequence[int], group: int) -> Made:
+    """The table, a task for each file of events and split. A file mixes the clicks of its users, whom their numbers' hash chose."""
+    table = resolve("samples", context.registry, context.settings.shape())
+    events, features = context.files("events"), context.files("user_feat")
 
-    def arrow(data_type: T.DataType) -> pa.DataType:
-        return pa.list_(arrow(data_type.elementType)) if isinstance(data_type, T.ArrayType) else simple[data_type.typeName()]
+    def build(piece: tuple[str, int], counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+        uri, split = piece
+        table_of_events = read_events(uri, EVENT_COLUMNS)
+        columns = columns_of_users(features, recipe.user_columns, table_of_events["user_idx"].to_numpy())
+        yield from samples_of(table_of_events, columns, arrow_schema(table), recipe, split=split, group=group)
 
-    return pa.schema([(field.name, arrow(field.dataType)) for field in schema.fields])
+    return write_by_tasks(context, table, [(uri, split) for split in splits for uri in events], build)
 
 
-def count_targets(events: DataFrame, recipe: Recipe) -> dict[str, int]:
-    """Rows of each split, and the train events that are history only because they come too early."""
-    per_user = events.groupBy("user_idx").agg(
-        F.count(F.when(F.col("split") == TRAIN, 1)).alias("train"), F.count(F.when(F.col("split") == VALID, 1)).alias("valid")
-    )
-    late = F.greatest(F.col("train") - recipe.first_target, F.lit(0))
-    row = per_user.agg(F.sum(late).alias("train"), F.sum("valid").alias("valid"), F.sum(F.col("train") - late).alias("early")).first()
-    assert row is not None
-    train, valid, early = (int(row[name] or 0) for name in ("train", "valid", "early"))
-    return {"train_samples": train, "valid_samples": valid, "train_events_only_history": early}
+# ---- the job -------------------------------------------------------------------------------------------------------
+
+
+def count_targets(events: DataFrame, counted: Mapping[str, int], recipe: Recipe) -> dict[str, int]:
+    """Rows of each split, and the train events that are history only because they come too early. counted: by the job events."""
+    early = 0
+    if recipe.first_target:
+        per_user = events.where(F.col("split") == TRAIN).groupBy("user_idx").count()
+        row = per_user.agg(F.sum(F.least("count", F.lit(recipe.first_target)))).first()
+        early = int(row[0] or 0) if row else 0
+    return {
+        "train_samples": counted["train_events"] - early,
+        "valid_samples": counted["valid_events"],
+        "train_events_only_history": early,
+    }
 
 
 def row_group_rows(num_train: int, *, wanted: int, streams: int) -> int:
@@ -164,23 +179,42 @@ def shuffled(rows: DataFrame, num_files: int) -> DataFrame:
     return rows.repartition(num_files, "sample_id").sortWithinPartitions(F.xxhash64("sample_id"), "sample_id")
 
 
-def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Output]:
+def by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, num_rows: Mapping[int, int], group: int) -> Made:
+    """The table by window functions and a shuffle, slower."""
+    features = tables["user_feat"].select(F.col("idx").alias("user_idx"), *recipe.user_columns)
+    events = tables["events"].join(features, "user_idx", how="left")
+    schema = spark_schema(resolve("samples", context.registry, context.settings.shape()))
+    parts = []
+    for split, num in num_rows.items():
+        cut = sql.cut_windows(
+            events, split=split, history=recipe.history, first_target=recipe.first_target, user_columns=recipe.user_columns
+        )
+        masked = with_masks(
+            cut,
+            history=recipe.history,
+            num_user_fields=recipe.num_user_fields,
+            num_item_fields=recipe.num_item_fields,
+            p_field=recipe.p_field,
+            p_hist=recipe.p_hist,
+            draws=recipe.draws,
+            seed=recipe.seed,
+        )
+        rows = masked.select(*(F.col(field.name).cast(field.dataType) for field in schema))
+        parts.append(shuffled(rows, -(-num // (group * ROW_GROUPS_PER_FILE))))
+    return Output(parts[0] if len(parts) == 1 else parts[0].union(parts[1]), options=exact_row_groups(group))
+
+
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Made]:
     """The job. Train and valid rows stand in files of their own, so that a reader of one split opens no file of the other."""
     settings = context.settings
     recipe = recipe_of(settings, split_kind=str(context.facts["split_kind"]))
-    counters = count_targets(tables["events"], recipe)
+    counters = count_targets(tables["events"], context.manifests["events"].counters, recipe)
     group = row_group_rows(counters["train_samples"], wanted=settings.samples.row_group_rows, streams=settings.trainer.streams)
     context.counters.update(counters | {"row_group_rows": group})
-    user_columns = tables["user_feat"].select(F.col("idx").alias("user_idx"), *recipe.user_columns)
-    events = tables["events"].join(user_columns, "user_idx", how="left")
-    schema = spark_schema(resolve("samples", context.registry, settings.shape()))
-    parts = [
-        shuffled(cut_windows(events, schema, recipe, split=split), -(-num // (group * ROW_GROUPS_PER_FILE)))
-        for split, num in ((TRAIN, counters["train_samples"]), (VALID, counters["valid_samples"]))
-        if num
-    ]
-    rows = parts[0] if len(parts) == 1 else parts[0].union(parts[1])
-    return {"samples": Output(rows, options=exact_row_groups(group))}
+    num_rows = {split: num for split, num in ((TRAIN, counters["train_samples"]), (VALID, counters["valid_samples"])) if num}
+    if settings.samples.engine == "compiled":
+        return {"samples": compiled(context, recipe, tuple(num_rows), group)}
+    return {"samples": by_sql(context, tables, recipe, num_rows, group)}
 
 
 JOB = Job(name="samples", transform=transform, doc="Write one training row per click, with history and masks.")

@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from conf.errors import Fault, SettingsError
 from conf.sections.data import Session
+from spark_jobs.kernels.sessions import cut_by_span, starts_by_pause
 
 I64 = npt.NDArray[np.int64]
+_NEVER_S = 2**62  # a pause longer than any
 Kind = Literal["gap", "given", "user"]
 
 
@@ -51,43 +53,29 @@ def resolve_rule(settings: Session, *, has_clock: bool, has_sessions: bool) -> R
     return Rule(kind, settings.gap_s, settings.max_span_s)
 
 
-def boundaries(events: pa.Table, rule: Rule) -> tuple[I64, I64]:
-    """(order of the events that puts each session together, where sessions start in that order).
+def boundaries(events: pa.Table, rule: Rule) -> tuple[I64 | None, I64]:
+    """(order of the events that puts each session together, None = as they stand; where sessions start in that order).
 
-    `events` are those of whole users, sorted by user and total order, and not empty. Within a session they stay in order.
+    `events` are those of whole users, sorted by user and total order. Within a session they stay in order.
     """
-    order, starts = _grouped(events, events["user_idx"].to_numpy(), events["ts"].to_numpy(), rule)
-    if rule.max_span_s is not None:
-        starts = _cut_long(events["ts"].to_numpy()[order], starts, rule.max_span_s)
-    return order, starts
+    user, ts = events["user_idx"].to_numpy(), events["ts"].to_numpy()
+    order = None
+    if rule.kind == "given":
+        order, starts = _given(events, user)
+        ts = ts[order]
+    else:
+        starts = starts_by_pause(user, ts, rule.gap_s if rule.kind == "gap" else _NEVER_S)
+    return order, starts if rule.max_span_s is None else cut_by_span(ts, starts, rule.max_span_s)
 
 
-def _grouped(events: pa.Table, user: npt.NDArray[np.int32], ts: I64, rule: Rule) -> tuple[I64, I64]:
-    """(order of the events that puts each session together, where sessions start in that order)."""
-    new_user = np.ones(len(user), dtype=bool)
-    new_user[1:] = user[1:] != user[:-1]
-    order = np.arange(len(user))
-    if rule.kind == "user":
-        return order, np.flatnonzero(new_user)
-    if rule.kind == "gap":
-        return order, np.flatnonzero(new_user | np.concatenate(([True], np.diff(ts) > rule.gap_s)))
+def _given(events: pa.Table, user: npt.NDArray[np.int32]) -> tuple[I64, I64]:
     # Given sessions of one user may interleave (two devices). They are numbered by their first event, and so stay inside their user.
     codes = events["session_key"].combine_chunks().dictionary_encode().indices
     key = codes.fill_null(-1).to_numpy().astype(np.int64)
     key[key < 0] = len(user) + np.flatnonzero(key < 0)  # a click without a session id met nothing: a session of its own
+    new_user = np.diff(user, prepend=user[:1] - 1) != 0
     pair = (np.cumsum(new_user) - 1) * (2 * len(user)) + key
     _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
     group = np.argsort(np.argsort(first))[inverse]
     order = np.argsort(group, kind="stable")
-    return order, np.flatnonzero(np.concatenate(([True], np.diff(group[order]) > 0)))
-
-
-def _cut_long(ts: I64, starts: I64, max_span_s: int) -> I64:
-    """Greedy: a session ends before the first event further than max_span_s from its start."""
-    ends = np.append(starts[1:], len(ts))
-    more = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        while ts[end - 1] - ts[start] > max_span_s:
-            start += int(np.searchsorted(ts[start:end], ts[start] + max_span_s, side="right"))
-            more.append(start)
-    return np.sort(np.concatenate((starts, np.array(more, dtype=np.int64))))
+    return order, np.flatnonzero(np.diff(group[order], prepend=-1) > 0)

@@ -4,8 +4,8 @@ Source: MicRec 4.1 ("continuous consumption window"), read as: a pause longer th
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -13,59 +13,45 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.tables import TRAIN
-from spark_jobs.job import Context, Job, main
+from conf.tables import TABLES, TRAIN
+from spark_jobs.event_files import read_events
+from spark_jobs.job import Context, Job, Output, Written, main
 from spark_jobs.session_cuts import Rule, boundaries, resolve_rule
-from spark_jobs.user_batches import in_order, whole_users
+from spark_jobs.sql.sessions import sessionise
+from spark_jobs.task_files import arrow_schema, write_by_tasks
 
 I64 = npt.NDArray[np.int64]
 
-SCHEMA = "user_idx int, session_no int, start_ts long, end_ts long, items array<int>, num_items int, was_cut boolean"
+SESSIONS = TABLES["sessions"]
+COLUMNS = ("user_idx", "ts", "item_idx", "split", "session_key")
 
 
-def sessionise(events: DataFrame, rule: Rule) -> DataFrame:
-    """Events of every split -> sessions of the train events, and `was_cut`: held-out events follow in the same session."""
+def cut_sessions(events: pa.Table, rule: Rule, counts: Counter[str]) -> pa.RecordBatch:
+    """The sessions of whole users; `events` is sorted by user and total order. Counts them, and those that the split cut.
 
-    def cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in whole_users(batches):
-            yield cut_sessions(table, rule)
-
-    return in_order(events).mapInArrow(cut, SCHEMA)
-
-
-def cut_sessions(events: pa.Table, rule: Rule) -> pa.RecordBatch:
-    """The sessions of whole users; `events` is sorted by user and total order, and not empty. Pure Arrow: runs on the executors."""
-    user, ts = events["user_idx"].to_numpy(), events["ts"].to_numpy()
+    A session that a held-out event would have continued was cut by the split.
+    """
     order, starts = boundaries(events, rule)
-    user, ts, item = user[order], ts[order], events["item_idx"].to_numpy()[order]
-    # Every held-out event comes after the user's train events, so dropping them only shortens or removes sessions.
-    train = events["split"].to_numpy()[order] == TRAIN
-    session = np.cumsum(_flags(starts, len(user))) - 1
-    sizes = np.bincount(session[train], minlength=len(starts))
-    all_sizes = np.bincount(session, minlength=len(starts))
-    kept = sizes > 0
-    first = starts[kept]
-    # Inside a session, too, train events come first.
-    last = first + sizes[kept] - 1
-    offsets = np.concatenate(([0], np.cumsum(sizes[kept]))).astype(np.int32)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(user[first], pa.int32()),
-            pa.array(_number_in_user(user[first]), pa.int32()),
-            pa.array(ts[first], pa.int64()),
-            pa.array(ts[last], pa.int64()),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(item[train], pa.int32())),
-            pa.array(sizes[kept], pa.int32()),
-            pa.array((all_sizes > sizes)[kept]),
-        ],
-        names=[part.split()[0] for part in SCHEMA.split(", ")],
+    user, ts, item, split = (
+        events[name].to_numpy() if order is None else events[name].to_numpy()[order] for name in ("user_idx", "ts", "item_idx", "split")
     )
-
-
-def _flags(starts: I64, num: int) -> I64:
-    flags = np.zeros(num, dtype=np.int64)
-    flags[starts] = 1
-    return flags
+    # Every held-out event comes after the user's train events, so dropping them only shortens or removes sessions.
+    train = split == TRAIN
+    all_sizes = np.diff(starts, append=len(user))
+    sizes = all_sizes if train.all() else np.add.reduceat(train, starts, dtype=np.int64)
+    kept = sizes > 0
+    # Inside a session, too, train events come first.
+    first, size = starts[kept], sizes[kept]
+    counts.update(
+        sessions=len(size),
+        singleton_sessions=int((size == 1).sum()),
+        session_items=int(size.sum()),
+        sessions_cut_by_the_split=int((all_sizes[kept] > size).sum()),
+    )
+    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int32)
+    numbers, lists = _number_in_user(user[first]).astype(np.int32), pa.ListArray.from_arrays(pa.array(offsets), pa.array(item[train]))
+    columns = [user[first], numbers, ts[first], ts[first + size - 1], lists, size.astype(np.int32)]
+    return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=arrow_schema(SESSIONS))
 
 
 def _number_in_user(user: npt.NDArray[np.int32]) -> I64:
@@ -77,26 +63,44 @@ def _number_in_user(user: npt.NDArray[np.int32]) -> I64:
     return positions - first
 
 
-def count(sessions: DataFrame) -> dict[str, Any]:
-    """Sessions, singletons, mean length, and those that a held-out event would have continued."""
+def compiled(context: Context, rule: Rule) -> Written:
+    """The table from the files of events, a task each: a user's events stand together, so nothing is shuffled."""
+
+    def build(uri: str, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+        events = read_events(uri, COLUMNS)
+        if events.num_rows:
+            yield cut_sessions(events, rule, counts)
+
+    return write_by_tasks(context, SESSIONS, context.files("events"), build)
+
+
+def count(sessions: DataFrame) -> dict[str, int]:
+    """What `cut_sessions` counts, of sessions with `was_cut`."""
     row = sessions.agg(
         F.count(F.lit(1)).alias("sessions"),
         F.count(F.when(F.col("num_items") == 1, 1)).alias("singleton_sessions"),
-        F.coalesce(F.avg("num_items"), F.lit(0.0)).alias("mean_session_items"),
+        F.coalesce(F.sum("num_items"), F.lit(0)).alias("session_items"),
         F.count(F.when(F.col("was_cut"), 1)).alias("sessions_cut_by_the_split"),
     ).first()
     assert row is not None
     return row.asDict()
 
 
-def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Output | Written]:
     """The job: resolve the kind of session, cut, count."""
-    facts = context.facts
-    rule = resolve_rule(context.settings.session, has_clock=bool(facts["has_clock"]), has_sessions=bool(facts["has_sessions"]))
+    facts, counters, settings = context.facts, context.counters, context.settings.session
+    rule = resolve_rule(settings, has_clock=bool(facts["has_clock"]), has_sessions=bool(facts["has_sessions"]))
     facts["session_kind"] = rule.kind
-    sessions = sessionise(tables["events"], rule).persist()
-    context.counters.update(count(sessions))
-    return {"sessions": sessions.drop("was_cut")}
+    made: Output | Written
+    if settings.engine == "compiled":
+        made = compiled(context, rule)
+        counters.update(made.counts)
+    else:
+        sessions = sessionise(tables["events"], rule).persist()
+        counters.update(count(sessions))
+        made = Output(sessions.drop("was_cut"))
+    counters["mean_session_items"] = counters["session_items"] / max(1, counters["sessions"])
+    return {"sessions": made}
 
 
 JOB = Job(name="sessions", transform=transform, doc="Cut each user's train events into sessions.")

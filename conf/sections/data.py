@@ -8,6 +8,9 @@ from conf.names import is_day
 from conf.sections.section import Positive, Section, Share
 
 
+Engine = Literal["compiled", "sql"]
+
+
 class Storage(Section):
     """Where tables live and how runs are locked."""
 
@@ -67,6 +70,7 @@ class Session(Section):
         None, description="items of a session meet only within so many seconds of each other; null = all do; MicRec 5.3"
     )
     max_user_clicks: Positive = Field(20_000, description="most recent clicks kept per user, against bots; decision")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")
 
 
 class Cooc(Section):
@@ -77,10 +81,14 @@ class Cooc(Section):
     )
     window: Positive = Field(5, description="largest click distance that makes a pair (count: window)")
     max_session_items: int = Field(50, ge=2, description="distinct items per session; longer sessions are cut in chunks of this; decision")
-    min_count: Positive = Field(1, description="pairs that met less often are dropped")
+    min_count: Positive | Literal["auto"] = Field(
+        "auto", description="pairs that met less often are dropped; auto: 2 from 10 million train clicks on, else 1; decision"
+    )
     top: Positive = Field(128, description="pairs kept per item, by weight; decision")
     category_field: str | None = Field(None, description="item field compared for same_category; null = none")
     beta: float = Field(1.0, ge=0, description="extra weight of pairs of one category; MicRec 4.1 gives none, decision")
+    other_category: Literal["keep", "drop"] = Field("keep", description="pairs of two known, different categories")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")
 
 
 class Masks(Section):
@@ -98,3 +106,4 @@ class Samples(Section):
 
     masks: Masks = Masks()
     row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")

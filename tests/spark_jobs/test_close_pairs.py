@@ -7,27 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import spark_jobs.close_pairs as kernel
 from conf.errors import SettingsError
 from conf.sections.data import Session
-from conf.tables import TABLES
+from spark_jobs import baskets
+from spark_jobs.baskets import Baskets
 from spark_jobs.cooccurrence import Rule as Counting
-from spark_jobs.cooccurrence import count_close_pairs, pairs_of
-from spark_jobs.job import spark_schema
 from spark_jobs.session_cuts import Rule, resolve_rule
 from spark_jobs.sessions import cut_sessions
-from tests.spark_jobs.small_logs import shuffle_partitions
+from tests.spark_jobs.test_cooccurrence import in_sessions, once, rows_of
 from tests.spark_jobs.test_sessions import arrow, event_rows
 
 MODES = ("set", "multiset", "window")
 
 
-def met(rows, cuts, max_dt_s, mode, window=2, max_items=50):
+def met(rows, cuts, max_dt_s, mode, window=2, max_items=50, blocks=1):
     """{(item_i, item_j): times}."""
-    options = {"window": window if mode == "window" else None, "max_items": max_items, "multiset": mode == "multiset"}
-    pairs, times = kernel.close_pairs(arrow(rows), cuts, max_dt_s=max_dt_s, **options)
-    assert len(set(pairs.tolist())) == len(pairs)
-    return {(pair >> 32, pair & 0xFFFFFFFF): n for pair, n in zip(pairs.tolist(), times.tolist(), strict=True)}
+    events, chunks_of = arrow(rows).combine_chunks(), None if mode == "window" else max_items
+    found, _ = rows_of(
+        lambda block: Baskets.joined([baskets.timed_clicks(events, block, cuts, chunks_of=chunks_of)]),
+        Counting(mode, window, max_items, max_dt_s),
+        blocks,
+    )
+    return once(found)
 
 
 def slow_met(rows, cuts, max_dt_s, mode, window=2, max_items=50):
@@ -78,29 +79,16 @@ cuts = st.builds(Rule, st.sampled_from(["gap", "given", "user"]), st.integers(1,
 
 @settings(max_examples=300, deadline=None)
 @given(event_rows(), cuts, st.integers(1, 13), st.sampled_from(MODES), st.integers(1, 3), st.integers(2, 3), st.integers(1, 9))
-def test_equals_the_slow_twin_in_pieces_of_any_size(rows, cuts, max_dt_s, mode, window, max_items, at_once):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "MAX_MEETINGS_AT_ONCE", at_once)
-        assert met(rows, cuts, max_dt_s, mode, window, max_items) == slow_met(rows, cuts, max_dt_s, mode, window, max_items)
+def test_equals_the_slow_twin_in_blocks_of_any_number(rows, cuts, max_dt_s, mode, window, max_items, blocks):
+    assert met(rows, cuts, max_dt_s, mode, window, max_items, blocks) == slow_met(rows, cuts, max_dt_s, mode, window, max_items)
 
 
 @settings(max_examples=200, deadline=None)
 @given(event_rows(), cuts, st.sampled_from(MODES), st.integers(2, 3))
 def test_without_a_bound_in_time_they_are_the_pairs_of_the_sessions(rows, cuts, mode, max_items):
-    total = Counter()
-    for pairs, times in pairs_of(cut_sessions(arrow(rows), cuts).column("items"), Counting(mode, 2, max_items)):
-        total.update({(pair >> 32, pair & 0xFFFFFFFF): n for pair, n in zip(pairs.tolist(), times.tolist(), strict=True)})
-    assert met(rows, cuts, 10**6, mode, 2, max_items) == dict(total)
-
-
-def test_spark_counts_the_same_for_any_partitioning(spark):
-    rows = [(u, 1 + (n * u) % 5, 7 * n * n, 0 if n < 6 else 2, None) for u in range(1, 20) for n in range(u % 9 + 1)]
-    events = spark.createDataFrame([(u, i, ts, 0, split, 1.0, key) for u, i, ts, split, key in rows], spark_schema(TABLES["events"]))
-    cuts, want = Rule("gap", 60), slow_met(rows, Rule("gap", 60), 80, "set")
-    for partitions in (1, 4):
-        with shuffle_partitions(spark, partitions):
-            pairs = count_close_pairs(events, cuts, Counting("set", 5, 50), max_dt_s=80).collect()
-        assert {(row.item_i, row.item_j): row["count"] for row in pairs} == want
+    sessions = cut_sessions(arrow(rows).combine_chunks(), cuts, Counter()).column("items").to_pylist()
+    rule = Counting(mode, 2, max_items)
+    assert met(rows, cuts, 10**6, mode, 2, max_items) == once(rows_of(in_sessions(sessions, rule), rule)[0])
 
 
 def test_needs_clock_times():

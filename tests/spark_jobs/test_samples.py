@@ -1,6 +1,8 @@
 """Samples: windows and masks against a plain builder that goes bit by bit, and the layout of the files."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 from conf.draws import u01
 from conf.masks import UH_B, UM_B, VM_B
 from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
-from spark_jobs.job import spark_schema
-from spark_jobs.samples import Recipe, arrow_schema_of, count_targets, cut_windows, exact_row_groups, row_group_rows, samples_of, shuffled
+from spark_jobs.samples import Recipe, columns_of_users, count_targets, exact_row_groups, row_group_rows, samples_of, shuffled
+from spark_jobs.task_files import arrow_schema
 from tests.spark_jobs.small_logs import settings_of, shuffle_partitions
 
 RECIPE = Recipe(
@@ -27,8 +29,7 @@ EVENTS = pa.schema(
 SHAPED = settings_of(
     model={"history": 3, "fields": {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}}, samples={"masks": {"draws": 2}}
 )
-SCHEMA = spark_schema(resolve("samples", SHAPED.registry(), SHAPED.shape()))
-ARROW = arrow_schema_of(SCHEMA)
+ARROW = arrow_schema(resolve("samples", SHAPED.registry(), SHAPED.shape()))
 
 
 def arrow(rows):
@@ -79,10 +80,13 @@ def slow_samples(rows, recipe, split):
     return made
 
 
-def built(rows, recipe, split):
-    recipe = dataclasses.replace(recipe, user_columns=("user_id", "city"))
-    table = arrow(rows).append_column("user_id", pa.array([u for u, *_ in rows], pa.int32()))
-    return samples_of(table, ARROW, recipe, split=split).to_pylist()
+def built(rows, recipe, split, group=4):
+    """The rows in order of sample_id."""
+    users = np.array([user for user, *_ in rows], np.int32)
+    batches = samples_of(arrow(rows).combine_chunks(), {"user_id": users, "city": users % 90 + 10}, ARROW, recipe, split=split, group=group)
+    made = [batch.to_pylist() for batch in batches]
+    assert all(len(batch) == group for batch in made[:-1])
+    return sorted((row for batch in made for row in batch), key=lambda row: row["sample_id"])
 
 
 @st.composite
@@ -131,29 +135,49 @@ def test_row_groups_shrink_until_every_stream_has_two():
 
 
 def test_targets_are_counted(spark):
-    columns = "user_idx int, split byte"
     rows = [(1, TRAIN)] * 6 + [(2, TRAIN)] * 3 + [(3, CONTEXT)] * 4 + [(3, VALID)] * 2 + [(4, TEST)]
-    df = spark.createDataFrame(rows, columns)
-    assert count_targets(df, RECIPE) == {"train_samples": 9, "valid_samples": 2, "train_events_only_history": 0}
+    df = spark.createDataFrame(rows, "user_idx int, split byte")
+    counted = {"train_events": 9, "valid_events": 2}
+    assert count_targets(df, counted, RECIPE) == {"train_samples": 9, "valid_samples": 2, "train_events_only_history": 0}
     late = dataclasses.replace(RECIPE, first_target=4)
-    assert count_targets(df, late) == {"train_samples": 2, "valid_samples": 2, "train_events_only_history": 7}
+    assert count_targets(df, counted, late) == {"train_samples": 2, "valid_samples": 2, "train_events_only_history": 7}
 
 
-def test_masks_are_the_same_in_1_and_64_partitions(spark):  # P3.4
-    rows = [(user, 1 + n % 7, TRAIN) for user in range(1, 90) for n in range(user % 6)]
-    recipe = dataclasses.replace(RECIPE, user_columns=("user_id", "city"))
-    full = [(u, i, n, 0, split, 1.0 + n, None, u % 90 + 10, u) for n, (u, i, split) in enumerate(rows)]
-    kinds = ["int", "int", "bigint", "bigint", "tinyint", "float", "string", "int", "int"]
-    columns = ", ".join(f"{name} {kind}" for name, kind in zip([*EVENTS.names, "user_id"], kinds, strict=True))
-    events = spark.createDataFrame(full, columns)
-    want = {row["sample_id"]: row for row in slow_samples(rows, recipe, TRAIN)}
-    for partitions in (1, 64):
-        with shuffle_partitions(spark, partitions):
-            made = cut_windows(events, SCHEMA, recipe, split=TRAIN).collect()
-        assert {row.sample_id: row.asDict() for row in made} == want
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=40).map(sorted), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_each_event_has_the_columns_of_its_user(users, files, shuffle):
+    rows = [(idx, idx * 10, idx % 3) for idx in range(1, 31)]
+    shuffle.shuffle(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        for n in range(files):
+            part = rows[n::files]
+            pq.write_table(
+                pa.table(
+                    {name: pa.array(values, pa.int32()) for name, values in zip(("idx", "a", "b"), zip(*part, strict=True), strict=True)}
+                ),
+                f"{folder}/{n}.parquet",
+                row_group_size=3,
+            )
+        found = columns_of_users(sorted(str(path) for path in Path(folder).glob("*")), ("a", "b"), np.array(users, np.int32))
+    assert found["a"].tolist() == [user * 10 for user in users]
+    assert found["b"].tolist() == [user % 3 for user in users]
 
 
-def test_row_groups_are_exact_and_in_no_order(spark, tmp_path):
+def test_the_order_is_random_and_that_of_the_events():
+    rows = [(user, 1, TRAIN) for user in range(1, 101) for _ in range(5)]
+    users = np.array([user for user, *_ in rows], np.int32)
+
+    def order(group):
+        made = samples_of(arrow(rows).combine_chunks(), {"user_id": users, "city": users}, ARROW, RECIPE, split=TRAIN, group=group)
+        return [sample_id for batch in made for sample_id in batch.column("sample_id").to_pylist()]
+
+    assert order(64) == order(500)
+    assert len(set(order(64))) == 500
+    steps = np.diff(order(64))
+    assert abs((steps > 0).mean() - 0.5) < 0.15  # as many steps up as down: no trace of the users' order
+
+
+def test_the_sql_engines_row_groups_are_exact_and_in_no_order(spark, tmp_path):
     rows = spark.range(1, 501).selectExpr("id << 32 as sample_id")
     layouts = []
     for name, partitions in (("one", 1), ("many", 5)):

@@ -1,6 +1,6 @@
-"""Sessions: by hand, against a slow twin that goes event by event, and the same in Spark whatever the partitioning."""
+"""Sessions: by hand, and against a slow twin that goes event by event."""
 
-from itertools import pairwise
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from conf.errors import SettingsError
 from conf.sections.data import Session
-from conf.tables import TABLES
-from spark_jobs.job import spark_schema
-from spark_jobs.sessions import Rule, count, cut_sessions, resolve_rule, sessionise
-from spark_jobs.user_batches import whole_users
-from tests.spark_jobs.small_logs import shuffle_partitions
+from spark_jobs.sessions import Rule, cut_sessions, resolve_rule
 
 HOUR = 3600
 EVENTS = pa.schema(
@@ -27,10 +23,14 @@ def arrow(rows):
 
 
 def found(rows, rule):
-    """(user, session_no, start, end, items, was_cut) of each session."""
-    made = cut_sessions(arrow(rows), rule).to_pylist()
+    """(user, session_no, start, end, items) of each session, and how many the split cut."""
+    counts = Counter()
+    made = cut_sessions(arrow(rows).combine_chunks(), rule, counts).to_pylist()
     assert all(row["num_items"] == len(row["items"]) for row in made)
-    return [(r["user_idx"], r["session_no"], r["start_ts"], r["end_ts"], r["items"], r["was_cut"]) for r in made]
+    assert counts["sessions"] == len(made)
+    assert counts["singleton_sessions"] == sum(len(row["items"]) == 1 for row in made)
+    assert counts["session_items"] == sum(len(row["items"]) for row in made)
+    return [(r["user_idx"], r["session_no"], r["start_ts"], r["end_ts"], r["items"]) for r in made], counts["sessions_cut_by_the_split"]
 
 
 def slow_sessions(rows, rule):
@@ -46,15 +46,16 @@ def slow_sessions(rows, rule):
         if group is None:
             group = newest[name] = (user, n)
         groups.setdefault(group, []).append((item, ts, split))
-    made, numbers = [], {}
+    made, numbers, cut = [], {}, 0
     # A session that was cut for its length stands right behind the one it continues.
     by_first = groups if rule.kind != "given" else sorted(groups, key=lambda g: _given_place(g, groups, rows))
     for group in by_first:
         train = [(item, ts) for item, ts, split in groups[group] if split == 0]
         if train:
             no = numbers[group[0]] = numbers.get(group[0], -1) + 1
-            made.append((group[0], no, train[0][1], train[-1][1], [item for item, _ in train], len(train) < len(groups[group])))
-    return made
+            made.append((group[0], no, train[0][1], train[-1][1], [item for item, _ in train]))
+            cut += len(train) < len(groups[group])
+    return made, cut
 
 
 def _given_place(group, groups, rows):
@@ -68,26 +69,22 @@ def _given_place(group, groups, rows):
 
 def test_a_pause_of_exactly_the_gap_stays_together():  # P2.3
     rows = [(1, 5, 0, 0, None), (1, 6, 3600, 0, None), (1, 7, 7201, 0, None), (2, 5, 7201, 0, None)]
-    assert found(rows, Rule("gap", HOUR)) == [
-        (1, 0, 0, 3600, [5, 6], False),
-        (1, 1, 7201, 7201, [7], False),
-        (2, 0, 7201, 7201, [5], False),
-    ]
+    assert found(rows, Rule("gap", HOUR))[0] == [(1, 0, 0, 3600, [5, 6]), (1, 1, 7201, 7201, [7]), (2, 0, 7201, 7201, [5])]
 
 
-def test_held_out_events_are_left_out_and_the_cut_session_is_marked():
+def test_held_out_events_are_left_out_and_the_cut_session_is_counted():
     rows = [(1, 5, 0, 0, None), (1, 6, 60, 1, None), (1, 7, 120, 2, None), (2, 5, 0, 0, None), (2, 6, 9999, 2, None), (3, 7, 0, 3, None)]
-    assert found(rows, Rule("gap", HOUR)) == [(1, 0, 0, 0, [5], True), (2, 0, 0, 0, [5], False)]
+    assert found(rows, Rule("gap", HOUR)) == ([(1, 0, 0, 0, [5]), (2, 0, 0, 0, [5])], 1)
 
 
 def test_a_long_session_is_cut_by_span():
     rows = [(1, item, ts, 0, None) for item, ts in ((1, 0), (2, 50), (3, 100), (4, 101), (5, 190), (6, 202))]
-    assert [s[4] for s in found(rows, Rule("gap", 90, max_span_s=100))] == [[1, 2, 3], [4, 5], [6]]
+    assert [s[4] for s in found(rows, Rule("gap", 90, max_span_s=100))[0]] == [[1, 2, 3], [4, 5], [6]]
 
 
 def test_given_sessions_may_interleave_and_clicks_without_one_stay_alone():
     rows = [(1, 1, 0, 0, "b"), (1, 2, 1, 0, "a"), (1, 3, 2, 0, "b"), (1, 4, 3, 0, None), (1, 5, 4, 0, None), (2, 1, 5, 0, "b")]
-    assert [(s[0], s[1], s[4]) for s in found(rows, Rule("given", HOUR))] == [
+    assert [(s[0], s[1], s[4]) for s in found(rows, Rule("given", HOUR))[0]] == [
         (1, 0, [1, 3]),
         (1, 1, [2]),
         (1, 2, [4]),
@@ -98,7 +95,7 @@ def test_given_sessions_may_interleave_and_clicks_without_one_stay_alone():
 
 def test_a_user_is_one_session_with_duplicates_kept():
     rows = [(1, 7, 0, 0, None), (1, 7, 10**6, 0, None), (1, 8, 10**7, 0, None)]
-    assert found(rows, Rule("user", HOUR)) == [(1, 0, 0, 10**7, [7, 7, 8], False)]
+    assert found(rows, Rule("user", HOUR))[0] == [(1, 0, 0, 10**7, [7, 7, 8])]
 
 
 @st.composite
@@ -118,35 +115,6 @@ def event_rows(draw):
 def test_equals_the_slow_twin(rows, kind, gap_s, max_span_s):
     rule = Rule(kind, gap_s, max_span_s)
     assert found(rows, rule) == slow_sessions(rows, rule)
-
-
-@settings(max_examples=200, deadline=None)
-@given(event_rows(), st.lists(st.integers(0, 36), max_size=9))
-def test_whole_users_never_spreads_a_user_over_two_tables(rows, cuts):
-    table = arrow(rows)
-    bounds = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]  # some batches are empty
-    whole = table.combine_chunks().to_batches()[0]
-    tables = list(whole_users(whole.slice(start, end - start) for start, end in pairwise(bounds)))
-    assert [row for t in tables for row in t.to_pylist()] == table.to_pylist()
-    users = [set(t["user_idx"].to_pylist()) for t in tables]
-    assert sum(len(u) for u in users) == len(set().union(*users))
-
-
-def test_spark_gives_the_same_for_any_partitioning(spark):
-    rows = [(u, 1 + n % 3, 5 * n * n, n % 2, 0 if n < 5 else 2, 1.0, None) for u in range(1, 40) for n in range(u % 8 + 1)]
-    rule = Rule("gap", 50)
-    events = spark.createDataFrame(rows, spark_schema(TABLES["events"]))
-    want = slow_sessions([(u, i, ts, split, key) for u, i, ts, _, split, _, key in rows], rule)
-    for partitions in (1, 8):
-        with shuffle_partitions(spark, partitions):
-            made = sessionise(events, rule)
-            got = sorted((r.user_idx, r.session_no, r.start_ts, r.end_ts, r["items"], r.was_cut) for r in made.collect())
-        assert got == want
-    counters = count(made)
-    assert counters["sessions"] == len(want)
-    assert counters["singleton_sessions"] == sum(len(s[4]) == 1 for s in want)
-    assert counters["mean_session_items"] == pytest.approx(sum(len(s[4]) for s in want) / len(want))
-    assert counters["sessions_cut_by_the_split"] == sum(s[5] for s in want) > 0
 
 
 def test_auto_takes_given_then_gap_then_user():
@@ -169,6 +137,6 @@ def test_ml_100k_has_the_sessions_its_description_names(shared_data):
     """2,793 sessions at a pause of half an hour."""
     text = (shared_data / "ml-100k" / "u.data").read_text()
     clicks = sorted((int(user), int(ts), int(item)) for user, item, _, ts in (line.split("\t") for line in text.splitlines()))
-    sessions = cut_sessions(arrow([(user, item, ts, 0, None) for user, ts, item in clicks]), Rule("gap", 1800))
+    sessions = cut_sessions(arrow([(user, item, ts, 0, None) for user, ts, item in clicks]).combine_chunks(), Rule("gap", 1800), Counter())
     assert len(sessions) == 2793
     assert sum(sessions["num_items"].to_pylist()) == 100_000

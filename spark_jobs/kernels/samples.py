@@ -1,0 +1,96 @@
+"""The windows and masks of training samples, a row at a time; the masks are those of `conf.masks`, bit for bit."""
+
+import numpy as np
+
+from spark_jobs.kernels.compiled import I16, I32, I64, compiled
+
+_GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@compiled
+def _mix(x: np.uint64, word: int) -> np.uint64:
+    """One step of the chain of conf.draws."""
+    z = (x ^ (np.uint64(word) * _GOLDEN)) + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _M1
+    z = (z ^ (z >> np.uint64(27))) * _M2
+    return z ^ (z >> np.uint64(31))
+
+
+@compiled
+def _u01(x: np.uint64) -> np.float64:
+    return np.float64(x >> np.uint64(11)) * np.float64(2.0**-53)
+
+
+@compiled
+def positions_in_user(user: I32) -> I32:
+    """0, 1, ... within each run of equal users."""
+    position = np.zeros(len(user), np.int32)
+    for n in range(1, len(user)):
+        if user[n] == user[n - 1]:
+            position[n] = position[n - 1] + 1
+    return position
+
+
+@compiled
+def windows(item: I32, rows: I64, position: I32, length: int) -> tuple[I32, I16]:
+    """(int32[n * length] the items before each row within its user, oldest first, 0 at the end; int16[n] how many).
+
+    rows: places in `item`; position: of every place, how many of the same user stand before it.
+    """
+    hist, hist_len = np.zeros(len(rows) * length, np.int32), np.empty(len(rows), np.int16)
+    for n in range(len(rows)):
+        p = rows[n]
+        size = min(length, position[p])
+        hist_len[n] = size
+        for at in range(size):
+            hist[n * length + at] = item[p - size + at]
+    return hist, hist_len
+
+
+@compiled
+def field_masks(sample_id: I64, num_fields: int, p: float, seed: int, draw: int, what: int) -> I64:
+    """`conf.masks.field_mask`."""
+    masks = np.zeros(len(sample_id), np.int64)
+    if num_fields < 2:
+        return masks
+    for n in range(len(sample_id)):
+        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        mask, smallest, largest, low, high = 0, 0, 0, np.float64(2.0), np.float64(-1.0)
+        for bit in range(num_fields):
+            u = _u01(_mix(x, bit))
+            if u < p:
+                mask |= 1 << bit
+            if u < low:
+                low, smallest = u, bit
+            if u > high:
+                high, largest = u, bit
+        if mask == 0:
+            mask = 1 << smallest
+        elif mask == (1 << num_fields) - 1:
+            mask ^= 1 << largest
+        masks[n] = mask
+    return masks
+
+
+@compiled
+def history_masks(sample_id: I64, hist_len: I16, p: float, seed: int, draw: int, what: int) -> I64:
+    """`conf.masks.history_mask`."""
+    masks = np.zeros(len(sample_id), np.int64)
+    for n in range(len(sample_id)):
+        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        mask = 0
+        for bit in range(hist_len[n] - 1):
+            if _u01(_mix(x, bit)) < p:
+                mask |= 1 << bit
+        masks[n] = mask
+    return masks
+
+
+@compiled
+def permutation(num: int, seed: int) -> I64:
+    """int64[num], a permutation of 0..num-1 (Fisher and Yates)."""
+    order = np.arange(num)
+    for n in range(num - 1, 0, -1):
+        other = np.int64(_u01(_mix(np.uint64(seed), n)) * (n + 1))
+        order[n], order[other] = order[other], order[n]
+    return order
