@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from conf.files import storage_faults, write_atomic
@@ -17,7 +17,7 @@ class Publication:
 
     def __init__(self, store: Records, job: str, ds: str, run_id: str, config: str, inputs: dict[str, str], lock: Lock) -> None:
         self.store, self.job, self.ds, self.run_id, self.config_hash, self.inputs = store, job, ds, run_id, config, inputs
-        self._lock, self._tables = lock, dict[str, str]()
+        self.lock, self._tables = lock, dict[str, str]()
         self.attempt = secrets.token_hex(4)  # goes into file names: what a killed attempt still writes is never taken for ours
 
     def folder(self, table: str) -> str:
@@ -68,5 +68,15 @@ class Publication:
         record = Record(
             self.job, self.store.variant, self.ds, self.run_id, self.config_hash, dict(self._tables), self.inputs, committed_at=now()
         )
-        self.store.make_current(record, self._lock)
+        self.store.make_current(record, self.lock)
+        return record
+
+    def commit_for(self, old: Record) -> Record:
+        """Commit what is sealed as the run that `old` was, its settings and its time kept: current if that is, else beside the others."""
+        record = replace(old, run_id=self.run_id, tables=dict(self._tables), inputs=self.inputs)
+        current = self.store.current(self.job, self.ds)
+        if current is not None and current.run_id == old.run_id:
+            self.store.make_current(record, self.lock)
+        else:
+            self.store.keep_record(record, self.lock)
         return record

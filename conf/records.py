@@ -110,6 +110,11 @@ class Records:
             with suppress(OSError):
                 self._keep_record(record)
 
+    def keep_record(self, record: Record, lock: Lock) -> None:
+        """Put a record beside those of earlier runs: rollback can go to it, readers see nothing of it. Errors as `make_current`."""
+        with storage_faults(self.base), lock.held():
+            self._keep_record(record)
+
     def _keep_record(self, record: Record) -> None:
         path = self.record_path(record.job, record.ds, record.run_id)
         if self.fs.get_file_info(path).type == pafs.FileType.NotFound:

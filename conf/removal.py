@@ -1,6 +1,6 @@
 """Removing what retention found nobody needs, so that whoever is killed or comes in between leaves and finds nothing half there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -62,7 +62,7 @@ def remove(settings: Settings, rule: Rule, run_id: str, told: Callable[[Doomed],
                     if not _is_as_seen(stock, store, day):
                         break  # what became current may name what was to go
                     for one in doomed:
-                        _remove(store, one, lock)
+                        remove_run(store, one.record, one.folders, lock)
                         removed = removed.plus(one)
                         told(one)
             except LockedError:
@@ -79,13 +79,13 @@ def _is_as_seen(stock: Inventory, store: Store, day: Day) -> bool:
     return (record and Run(day, record.run_id)) == seen and set(store.runs(day.job, day.ds)) == known
 
 
-def _remove(store: Store, one: Doomed, lock: Lock) -> None:
+def remove_run(store: Store, record: str | None, folders: Iterable[str], lock: Lock) -> None:
     """The record first: from then on rollback does not know the run, and folders that are left are those of a killed attempt."""
     with storage_faults(store.base):
-        if one.record:
+        if record:
             lock.check()
-            store.fs.delete_file(one.record)
-        for folder in one.folders:
+            store.fs.delete_file(record)
+        for folder in folders:
             lock.check()
             with suppress(FileNotFoundError):  # two collections at once: the lock was taken from us by force
                 store.fs.delete_dir(folder)
