@@ -31,6 +31,7 @@ STEPS: Final = (
             "duplicates": "duplicates left out",
             "inactive": "left out: users or items with too few clicks",
             "late_clicks": "of days before the window: they came late",
+            "erased_rows": "of erased users, taken out later",
         },
     ),
     Step(

@@ -1,4 +1,4 @@
-"""Verbs about what is published: where it is, what is in it, which run is current, what may go."""
+"""Verbs about what is published: where it is, what is in it, which run is current, what may go, and who."""
 
 import argparse
 import json
@@ -95,7 +95,7 @@ def _diff(arguments: Arguments) -> int:
     return diff(asked, known_table(arguments.table), to_ds, run_id=arguments.run, to_run_id=arguments.to_run)
 
 
-# ---- runs, rollback, gc ----------------------------------------------------------------------------------------------
+# ---- runs, rollback, gc, erase ---------------------------------------------------------------------------------------
 
 
 def _runs_options(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +149,20 @@ def _gc(arguments: Arguments) -> int:
     return collect(request(arguments), rule)
 
 
+def _erase_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "The list is source.erasure. Every run of every day and variant is looked at, so --ds and --variant are refused. Locks are never broken."
+    parser.set_defaults(variant=None)
+
+
+def _erase(arguments: Arguments) -> int:
+    from spark_jobs.erase import erase  # loads Spark
+
+    if arguments.ds is not None or arguments.variant is not None:
+        raise UsageError("trichannel erase", [Fault("--ds and --variant name a part", fix="give neither: users go from all that is kept")])
+    arguments.variant = MAIN
+    return erase(request(arguments))
+
+
 TABLE_VERBS: Mapping[str, Verb] = {
     "path": verb("print where the current version of a table is", _path, _path_options),
     "show": verb("print a table's manifest and first rows", _show, _show_options),
@@ -156,4 +170,5 @@ TABLE_VERBS: Mapping[str, Verb] = {
     "diff": verb("what changed from one version of a table to another", _diff, _diff_options),
     "rollback": verb("make an earlier run current again", _rollback, _rollback_options),
     "gc": verb("remove runs that nobody needs any more", _gc, _gc_options),
+    "erase": verb("remove the users on the erasure list from all runs that are kept", _erase, _erase_options),
 }

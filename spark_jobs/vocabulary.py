@@ -147,7 +147,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     """The job: one numbering per side; vocabularies and features follow from it."""
     clicks = assign_split(tables["clicks"], split=context.settings.split, has_clock=bool(context.facts["has_clock"]))
     earlier = {name.removeprefix("previous_"): table for name, table in tables.items() if name.startswith("previous_")}
-    if earlier and _names_erased(context, earlier["user_index"]):
+    if earlier and (_names_erased(context, earlier["user_index"]) or _has_gaps(earlier["user_index"])):
         earlier = {}
     # A model knows values by their ids: it can be trained further only while the epoch is the one it was trained in.
     began = context.previous["user_index"] if earlier else None
@@ -167,6 +167,13 @@ def _names_erased(context: Context, index: DataFrame) -> bool:
     if key is not None and source.pseudonyms.users:
         erased = replaced(erased, ["user_key"], key)
     return not index.join(erased, index["key"] == erased["user_key"], how="left_semi").isEmpty()
+
+
+def _has_gaps(index: DataFrame) -> bool:
+    """Whether users were erased from the index of the earlier day: who goes on from it would number rows that are not there."""
+    row = index.agg(F.count(F.lit(1)).alias("rows"), F.max("idx").alias("last")).first()
+    assert row is not None
+    return bool(row["rows"] != (row["last"] or 0))
 
 
 def _side(

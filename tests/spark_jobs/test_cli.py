@@ -16,7 +16,7 @@ def test_overview_is_the_golden_text(capsys):
     assert capsys.readouterr().out == (GOLDEN / "overview.txt").read_text()
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "backfill", "rollback", "gc", "diff", "path", "init"])
+@pytest.mark.parametrize("verb", ["run", "plan", "backfill", "rollback", "gc", "erase", "diff", "path", "init"])
 def test_help_of_a_verb_is_the_golden_text(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
@@ -61,6 +61,8 @@ def test_config_prints_settings_that_load_again(tmp_path, capsys):
         (["offline_metrics", "--ds", "2026-01-31", "--truth-ds", "2026-02-07"], 3, "run: trichannel ingest --ds 2026-02-07"),
         (["gc", "--keep", "-1", "--min-age-h", "-2"], 2, "--min-age-h -2.0   give 0 or more"),
         (["gc", "--ds", "yesterday"], 2, "'yesterday' is not a day"),
+        (["erase", "--ds", "2026-01-31"], 2, "--ds and --variant name a part"),
+        (["erase"], 2, "source.erasure names no list of users"),
     ],
 )
 def test_wrong_use_says_what_to_do(argv, code, words, tmp_path, capsys):
