@@ -40,6 +40,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
     "sessions": JobSpec(("events",), ("sessions",), ("session",)),
     "cooccurrence": JobSpec(("events", "sessions", "item_feat"), ("cooc",), ("session", "cooc")),
+    "semantics": JobSpec(("items", "item_index"), ("sem_nn",), ("semantics",)),
     "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
         ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
@@ -70,7 +71,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     ),
     "report": JobSpec(
         (
-            *("clicks", "users", "items", "events", "user_state", "sessions", "cooc", "samples", "model", "index"),
+            *("clicks", "users", "items", "events", "user_state", "sessions", "cooc", "sem_nn", "samples", "model", "index"),
             *("channel_candidates", "candidates", "metrics", "user_index", "item_index"),
         ),
         ("report",),
@@ -79,14 +80,20 @@ JOBS: Final[Mapping[str, JobSpec]] = {
 }
 
 
+def stages(settings: Settings) -> tuple[str, ...]:
+    """The jobs of a day by these settings, in its order: all but `semantics` where no way is chosen."""
+    return tuple(name for name in JOBS if name != "semantics" or settings.semantics.kind is not None)
+
+
 def outputs(job: str, settings: Settings) -> tuple[str, ...]:
     """The tables the job publishes, vocabularies by name."""
     return _by_name(JOBS[job].outputs, settings)
 
 
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
-    """The tables the job reads, vocabularies by name."""
-    return _by_name(JOBS[job].inputs, settings)
+    """The tables the job reads, vocabularies by name; those that the day does not make are left out."""
+    made = stages(settings)
+    return tuple(table for table in _by_name(JOBS[job].inputs, settings) if producer(table) in made)
 
 
 def continued(job: str, settings: Settings) -> tuple[str, ...]:
@@ -116,7 +123,8 @@ def upstream(job: str) -> tuple[str, ...]:
 def config_hash(job: str, settings: Settings) -> str:
     """16 hex digits over every setting that shapes the job's outputs, its own and those of all jobs before it."""
     spec = JOBS[job]
-    parts = [job, str(spec.code), settings.section_hash(spec.settings), *(config_hash(before, settings) for before in upstream(job))]
+    before = [name for name in upstream(job) if name in stages(settings)]
+    parts = [job, str(spec.code), settings.section_hash(spec.settings), *(config_hash(name, settings) for name in before)]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 

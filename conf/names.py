@@ -15,6 +15,7 @@ RESERVED_COLUMNS = {column.name for table in TABLES.values() if table.extra for 
     "user_id",
     "item_id",
     "items",
+    "content_vector",
     "key",
 }
 

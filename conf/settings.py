@@ -20,6 +20,7 @@ from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabular
 from conf.sections.evaluation import Evaluation, Gates, Report
 from conf.sections.retrieval import Channels, Index, Merge
 from conf.sections.section import CrossFaultsError, Section
+from conf.sections.semantics import Semantics
 from conf.sections.source import FieldSpec, Source
 from conf.sections.training import Base, Mining, Model, Objectives, Trainer
 from conf.yaml_text import to_yaml
@@ -37,6 +38,7 @@ class Settings(Section):
     vocabulary: Vocabulary = Vocabulary()
     session: Session = Session()
     cooc: Cooc = Cooc()
+    semantics: Semantics = Semantics()
     samples: Samples = Samples()
     model: Model = Model()
     base: Base = Base()
@@ -52,7 +54,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
-        faults = [*self._cross_faults(), *self._field_faults()]
+        faults = [*self._cross_faults(), *self._field_faults(), *self._semantics_faults()]
         if faults:
             raise CrossFaultsError(faults)
         return self
@@ -105,6 +107,15 @@ class Settings(Section):
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
 
+    def _semantics_faults(self) -> Iterator[str]:
+        chosen, given = self.model.fields.item, self.source.resolved_fields().item
+        try:
+            self.semantics.compared({n: s.role for n, s in given.items() if s.role == "text" or chosen is None or n in chosen})
+        except ValueError as error:
+            yield str(error)
+        if self.semantics.kind == "vectors" and self.source.items.vector is None:
+            yield "semantics.kind: vectors needs the column that holds them; set source.items.vector"
+
     def registry(self) -> f.Registry:
         """The feature fields the towers see, in mask-bit order, and the text fields."""
         given = self.source.resolved_fields()
@@ -128,7 +139,8 @@ class Settings(Section):
 
     def shape(self) -> Shape:
         """What else decides table columns."""
-        return Shape(history=self.model.history, mask_draws=self.samples.masks.draws, layout=self.merge.layout)
+        vectors = self.source.items.vector is not None
+        return Shape(history=self.model.history, mask_draws=self.samples.masks.draws, layout=self.merge.layout, vectors=vectors)
 
     def section_hash(self, sections: Sequence[str]) -> str:
         """16 hex digits over the named sections ("source" or "model.history"), so that other settings never rebuild a table."""

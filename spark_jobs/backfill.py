@@ -37,7 +37,7 @@ def backfill(asked: Request, start: str, end: str, *, only_missing: bool = False
     Raises:
         UsageError: a bad day, or start after end. BackfillError: days failed; its exit code is that of the worst.
     """
-    days, stages = [day_of(asked, ds) for ds in days_between(start, end)], stages_until(until)
+    days, stages = [day_of(asked, ds) for ds in days_between(start, end)], stages_until(until, asked.settings)
     present = {day.ds for day in days if only_missing and is_present(day, stages)}
     if asked.dry_run:
         for day in days:

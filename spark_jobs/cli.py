@@ -123,6 +123,7 @@ _JOB_DOCS: Mapping[str, str] = {
     "events": "clicks -> events, user_state",
     "sessions": "events -> sessions",
     "cooccurrence": "sessions -> cooc",
+    "semantics": "items -> sem_nn, where settings choose a way",
     "samples": "events -> samples, with masked views",
     "train": "samples -> model (starts horovodrun, or plain Python)",
     "embed": "model -> embeddings_user, embeddings_item",

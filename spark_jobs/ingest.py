@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault, GateError
 from conf.fields import Field
+from conf.schemas.columns import CONTENT_VECTOR
 from conf.sections.source import Source
 from spark_jobs.drift import check_drift
 from spark_jobs.erasure import count_erased, erased_keys, marked
@@ -56,7 +57,8 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     if kept[0] == 0:
         raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
     users = complete(raw.users, clicks, "user_key", registry.source_fields("user")).persist()
-    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), F.col("publish_ts"), F.col("eligible")).persist()
+    others = [F.col(name) for name in ITEM_COLUMNS if name in raw.items.columns]
+    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), *others).persist()
     if source.catalogue == "clicked":
         counters["items_left_out"] = items.count() - counters["items_with_clicks"]
         items = items.join(clicks.select("item_key").distinct(), "item_key", how="left_semi").persist()
@@ -76,6 +78,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     }
 
 
+ITEM_COLUMNS = ("publish_ts", "eligible", CONTENT_VECTOR.name)  # besides key and fields; the last where the settings name one
 CLICK_COLUMNS = ("user_key", "item_key", "ts", "seq", "event_type", "weight", "session_key", "day")
 
 
@@ -228,6 +231,7 @@ def complete(entities: DataFrame, clicks: DataFrame, key: str, fields: tuple[Fie
         filled = [
             F.col("kept.publish_ts").alias("publish_ts"),
             F.coalesce("kept.eligible", F.lit(True)).alias("eligible"),
+            *(F.col(f"kept.{name}").alias(name) for name in given.columns if name == CONTENT_VECTOR.name),
             *filled,
         ]
     return whole.select(key, *filled)

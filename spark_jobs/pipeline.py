@@ -17,6 +17,7 @@ from conf.command import Request, RunStatus
 from conf.errors import Fault, StorageError, UsageError
 from conf.files import open_root
 from conf.inputs import is_current
+from conf.settings import Settings
 from spark_jobs.job import Job, inputs_seen, run_job, running, submit_line
 from spark_jobs.launcher import TRAIN, train, train_command
 from spark_jobs.memory import peak_memory
@@ -24,7 +25,7 @@ from spark_jobs.memory import peak_memory
 
 def run(asked: Request, *, until: str | None = None) -> int:
     """Run every stage of the day (up to and including `until`); prints one line when the candidates are published."""
-    stages = stages_until(until)
+    stages = stages_until(until, asked.settings)
     if asked.dry_run:
         print(describe(plan(asked), asked))
         return 0
@@ -45,14 +46,13 @@ def run_stages(stages: Sequence[str], spark: SparkSession, asked: Request, statu
         status.annotate(peak_rss_mb=peak.megabytes)
 
 
-def stages_until(until: str | None) -> tuple[str, ...]:
-    """The stages in order of the day; raises UsageError for an unknown name."""
+def stages_until(until: str | None, settings: Settings) -> tuple[str, ...]:
+    """The stages of a day by these settings, in its order; raises UsageError for an unknown name."""
     names = tuple(jobs.JOBS)
-    if until is None:
-        return names
-    if until not in names:
+    if until is not None and until not in names:
         raise UsageError("--until", [Fault(f"unknown stage {until!r}", f"known: {', '.join(names)}")])
-    return names[: names.index(until) + 1]
+    last = names.index(until) if until else len(names)
+    return tuple(name for name in jobs.stages(settings) if names.index(name) <= last)
 
 
 def load_job(name: str) -> Job:
@@ -83,10 +83,10 @@ def plan(asked: Request) -> list[Planned]:
         store = asked.store
     except StorageError as error:
         asked.log("plan", error=str(error))
-        return [Planned(name, f"not known, {error.where} cannot be reached", _command(name, asked)) for name in jobs.JOBS]
+        return [Planned(name, f"not known, {error.where} cannot be reached", _command(name, asked)) for name in jobs.stages(asked.settings)]
     planned: list[Planned] = []
     changed: set[str] = set()
-    for name in jobs.JOBS:
+    for name in jobs.stages(asked.settings):
         record = store.find(name, asked.ds, asked.settings)
         before = [stage for stage in jobs.upstream(name) if stage in changed]
         if asked.force:

@@ -29,7 +29,7 @@ def test_the_lines_recall_is_the_metrics_cell(tiny_day):
 
 def test_every_table_is_there_and_checked_out_of_the_manifest(tiny_day):
     store, settings = tiny_day.store, tiny_day.settings
-    for job in jobs.JOBS:
+    for job in jobs.stages(settings):
         for table in jobs.outputs(job, settings):
             assert store.manifest(table, DS, settings).run_id == "first"
 
@@ -37,10 +37,10 @@ def test_every_table_is_there_and_checked_out_of_the_manifest(tiny_day):
 def test_status_file_has_every_stage_with_time_and_memory(tiny_day):
     status = json.loads((tiny_day.root / "_runs" / "first.json").read_text())
     assert (status["status"], status["exit_code"]) == ("ok", 0)
-    assert [s["stage"] for s in status["stages"]] == list(jobs.JOBS)
+    assert [s["stage"] for s in status["stages"]] == list(jobs.stages(tiny_day.settings))
     assert all(s["status"] == "ok" and s["seconds"] > 0 and s["peak_rss_mb"] > 100 for s in status["stages"])
     logged = [json.loads(line) for line in tiny_day.stderr.splitlines() if line.startswith('{"time"')]
-    assert {line["stage"] for line in logged if line["event"] == "stage"} >= set(jobs.JOBS)
+    assert {line["stage"] for line in logged if line["event"] == "stage"} >= set(jobs.stages(tiny_day.settings))
 
 
 def test_the_same_command_again_does_nothing(tiny_day):
@@ -63,7 +63,7 @@ def test_a_changed_learning_rate_rebuilds_the_model_but_no_table_before_it(tiny_
 def test_jobs_md_explains_every_counter(tiny_day):
     store, settings = tiny_day.store, tiny_day.settings
     text = (Path(__file__).resolve().parents[1] / "docs" / "jobs.md").read_text(encoding="utf-8")
-    for job in jobs.JOBS:
+    for job in jobs.stages(settings):
         section = text.split(f"\n## {job}\n", 1)[1].split("\n## ", 1)[0]
         told = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", section, flags=re.MULTILINE))
         patterns = {name: re.sub(r"<\w+>", r"\\w+", re.escape(name)) for name in told}

@@ -3,6 +3,8 @@
 from conf.fields import Field, Registry
 from conf.schemas.table import Column, Shape
 
+CONTENT_VECTOR = Column("content_vector", "array<float32>", "column source.items.vector of the source, of any length", nullable=True)
+
 
 def mask_type(num_bits: int) -> str:
     """The narrowest signed integer that holds `num_bits` mask bits; raises ValueError above 63."""
@@ -43,9 +45,9 @@ def user_raw(registry: Registry, _: Shape) -> tuple[Column, ...]:
     return tuple(_raw(field) for field in registry.source_fields("user"))
 
 
-def item_raw(registry: Registry, _: Shape) -> tuple[Column, ...]:
-    """Of `items`: every item field of the source, as text."""
-    return tuple(_raw(field) for field in registry.source_fields("item"))
+def item_raw(registry: Registry, shape: Shape) -> tuple[Column, ...]:
+    """Of `items`: every item field of the source, as text, and the content vector where the source gives one."""
+    return tuple(_raw(field) for field in registry.source_fields("item")) + (CONTENT_VECTOR,) * shape.vectors
 
 
 def user_encoded(registry: Registry, _: Shape) -> tuple[Column, ...]:

@@ -35,7 +35,7 @@ DATA: Final = (
         ),
         ("item_key",),
         extra=item_raw,
-        extra_doc="item fields",
+        extra_doc="item fields; `content_vector` array<float32> or null, with `source.items.vector`",
     ),
     Table(
         "rejects",
@@ -121,6 +121,17 @@ DATA: Final = (
         ),
         ("item_i", "item_j"),
         may_be_empty=True,
+    ),
+    Table(
+        "sem_nn",
+        "one item ever seen and the items that are like it in content (optional: see `semantics.kind`)",
+        (
+            Column("item_idx", "int32", "row number in item_index"),
+            Column("neighbours", "array<int32>", "item_idx, the most similar first, ties by smaller idx, never the item itself; [] = none"),
+            Column("similarities", "array<float32>", "of each neighbour: cosine, or (taxonomy) shared values by all values of the two"),
+        ),
+        ("item_idx",),
+        derived=True,
     ),
     Table(
         "samples",

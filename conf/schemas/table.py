@@ -52,8 +52,10 @@ class Shape:
     """What of the settings, besides the fields, decides columns.
 
     history: length L of `samples.hist`. mask_draws: stored mask draws E. layout: of `candidates`, rows or lists.
+    vectors: whether `items` holds content vectors.
     """
 
     history: int = 20
     mask_draws: int = 1
     layout: str = "rows"
+    vectors: bool = False

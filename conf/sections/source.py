@@ -71,6 +71,7 @@ class EntityFile(Section):
     key: str = Field("key", description="column of the business key")
     publish_ts: str | None = Field(None, description="column of the publication time, in source.ts_format (items); null = none")
     eligible: str | None = Field(None, description="boolean column: may be recommended (items); null = all are")
+    vector: str | None = Field(None, description="column of a content vector, an array of numbers (items; kind: generic); null = none")
     separator: str = Field(",", min_length=1, description="csv separator")
 
 
@@ -193,6 +194,8 @@ class Source(Section):
     def _check(self) -> Self:
         if self.kind != "synthetic" and not self.path:
             raise ValueError(f"source.path is needed for kind {self.kind}")
+        if self.items.vector is not None and (self.kind != "generic" or self.items.path is None):
+            raise ValueError("source.items.vector needs kind generic and a table of items at source.items.path")
         return self
 
     def resolved_fields(self) -> Fields:

@@ -8,6 +8,7 @@ from pyspark.sql import types as T
 
 from conf.errors import Fault, SchemaError
 from conf.fields import Side
+from conf.schemas.columns import CONTENT_VECTOR
 from conf.sections.source import EntityFile, FieldSpec, Source
 from conf.settings import Settings
 from spark_jobs.sources.file_rows import in_file_order, naming_the_file, open_log
@@ -116,7 +117,7 @@ def _open_entities(spark: SparkSession, side: Side, file: EntityFile) -> Opened 
 def _entities(spark: SparkSession, s: Source, side: Side, file: EntityFile, table: Opened | None) -> DataFrame:
     specs = _specs(s, side)
     if table is None:
-        extra = "" if side == "user" else ", publish_ts long, eligible boolean"
+        extra = "" if side == "user" else ", publish_ts long, eligible boolean"  # source.items.vector needs a table
         return spark.createDataFrame([], f"{side}_key string{extra}")
     fields = [_field(table, name, spec, s.multi_separator) for name, spec in specs.items()]
     live = []
@@ -127,6 +128,8 @@ def _entities(spark: SparkSession, s: Source, side: Side, file: EntityFile, tabl
             F.coalesce(F.trim(table.column(file.eligible).cast("string")).cast("boolean"), F.lit(True)) if file.eligible else F.lit(True)
         )
         live = [ts.alias("publish_ts"), allowed.alias("eligible")]
+        if file.vector is not None:
+            live.append(_vector(table, file.vector, s.multi_separator))
     key = blank_to_null(table.column(file.key))
     # Spark refuses queries that need nothing of a csv file but whether its rows are bad, as counting them would
     return table.df.where(F.col("_bad").isNull() & key.isNotNull()).select(key.alias(f"{side}_key"), *live, *fields)
@@ -139,6 +142,15 @@ def _field(table: Opened, name: str, spec: FieldSpec, separator: str) -> Column:
     values = column if isinstance(kind, T.ArrayType) else F.split(column.cast("string"), _literal_pattern(separator))
     texts = F.filter(F.transform(values, lambda value: F.trim(value.cast("string"))), lambda text: text.isNotNull() & (text != ""))
     return F.coalesce(F.array_distinct(texts), F.array().cast("array<string>")).alias(name)
+
+
+def _vector(table: Opened, name: str, separator: str) -> Column:
+    """The numbers as array<float>; null where one of them is missing or is no number, or there is none."""
+    column = table.column(name)
+    values = column if isinstance(table.kind(name), T.ArrayType) else F.split(column.cast("string"), _literal_pattern(separator))
+    numbers = F.transform(values, lambda value: as_float(value))
+    whole = (F.size(numbers) > 0) & F.forall(numbers, lambda number: number.isNotNull())
+    return F.when(whole, numbers).alias(CONTENT_VECTOR.name)
 
 
 def _literal_pattern(text: str) -> str:
@@ -209,7 +221,8 @@ def _entity_faults(s: Source, side: Side, file: EntityFile, table: Opened | None
         return
     wanted = {f"source.{side}s.key": (f"{side}_key", file.key)}
     if side == "item":
-        wanted |= {f"source.items.{name}": (name, theirs) for name in ("publish_ts", "eligible") if (theirs := getattr(file, name))}
+        columns = ("publish_ts", "eligible", "vector")
+        wanted |= {f"source.items.{name}": (name, theirs) for name in columns if (theirs := getattr(file, name))}
     wanted |= {f"source.fields.{side}.{name}.column": (name, spec.column or name) for name, spec in specs.items()}
     for setting, (role, theirs) in wanted.items():
         if theirs not in table.names:
@@ -218,10 +231,19 @@ def _entity_faults(s: Source, side: Side, file: EntityFile, table: Opened | None
         kind = table.kind(theirs)
         if role.endswith("_key") and not isinstance(kind, (T.StringType, *INTEGERS)):
             yield Fault(f"column {theirs!r} in {table.path} is {kind.simpleString()}, want string or integer", fix="cast it in the file")
+        if setting == "source.items.vector":
+            yield from _vector_faults(theirs, kind, table.path)
+            continue
         is_list = isinstance(kind, T.ArrayType) and not isinstance(kind.elementType, T.ArrayType | T.MapType | T.StructType)
         if isinstance(kind, T.MapType | T.StructType | T.ArrayType) and not (is_list and role in specs and specs[role].role == "multi"):
             fix = f"set the role of field {role} to multi" if is_list else f"leave field {role} out"
             yield Fault(f"column {theirs!r} in {table.path} is {kind.simpleString()}, want one value", fix=fix)
+
+
+def _vector_faults(name: str, kind: T.DataType, path: str) -> Iterator[Fault]:
+    numbers = isinstance(kind, T.ArrayType) and isinstance(kind.elementType, NUMBERS)
+    if not numbers and not isinstance(kind, T.StringType):
+        yield Fault(f"column {name!r} in {path} is {kind.simpleString()}, want an array of numbers", fix="set source.items.vector: null")
 
 
 def missing(setting: str, role: str, wanted: str, found: tuple[str, ...], *, where: str = "") -> Fault:

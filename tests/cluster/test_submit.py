@@ -128,7 +128,8 @@ def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: Tin
 @pytest.mark.slow
 def test_each_stage_alone(cluster: Cluster) -> None:
     day = TinyDay(cluster.folder / "root")
-    for job in jobs.JOBS:
+    for job in jobs.stages(day.settings):
         run_stage(cluster, job, day)
+    run_stage(cluster, "semantics", day, "--set", "semantics.kind=tfidf")
     report = day.store.files_of(day.store.manifest("report", DS, day.settings))
     assert any(path.endswith("report.html") for path in report)

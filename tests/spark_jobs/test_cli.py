@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conf import jobs
+from conf.settings import load
 from spark_jobs import cli
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -74,7 +75,7 @@ def test_wrong_use_says_what_to_do(argv, code, words, tmp_path, capsys):
 def test_plan_names_every_stage_with_its_command(tmp_path, capsys):
     assert cli.main(["plan", "--config", "demo", "--set", f"storage.root={tmp_path}/root"]) == 0
     out = capsys.readouterr().out
-    for job in jobs.JOBS:
+    for job in jobs.stages(load("demo")):
         assert f"{job:16} run: nothing is committed for the day" in out
     assert "spark-submit --py-files dist/trichannel.zip spark_jobs/sessions.py --config demo --ds 2026-01-31" in out
     assert "-np 2 --gloo" in out
@@ -84,7 +85,7 @@ def test_plan_names_every_stage_with_its_command(tmp_path, capsys):
 def test_production_settings_are_planned_away_from_their_cluster(capsys):
     assert cli.main(["plan", "--config", "production", "--set", "storage.root=nosuch://warehouse"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("run: not known, nosuch://warehouse cannot be reached") == len(jobs.JOBS)
+    assert shown.count("run: not known, nosuch://warehouse cannot be reached") == len(jobs.stages(load("production")))
     assert "retrieval/candidates.py --config production" in shown
 
 
@@ -99,7 +100,6 @@ def test_show_path_runs_rollback_on_a_published_table(tmp_path, capsys):
     import pyarrow.parquet as pq
 
     from conf.files import hash_file
-    from conf.settings import load
     from conf.storage import FileEntry, Store
 
     root = ["--set", f"storage.root={tmp_path}/root"]

@@ -16,10 +16,10 @@ def test_every_stage_reads_only_tables_of_stages_before_it():
 
 
 def test_until_cuts_the_day():
-    assert pipeline.stages_until("sessions") == ("ingest", "vocabulary", "events", "sessions")
-    assert pipeline.stages_until(None) == tuple(jobs.JOBS)
+    assert pipeline.stages_until("sessions", Settings()) == ("ingest", "vocabulary", "events", "sessions")
+    assert pipeline.stages_until(None, Settings()) == tuple(job for job in jobs.JOBS if job != "semantics")
     with pytest.raises(UsageError, match="known: ingest"):
-        pipeline.stages_until("smaples")
+        pipeline.stages_until("smaples", Settings())
 
 
 @pytest.mark.parametrize("job", [name for name in jobs.JOBS if name != "train"])
