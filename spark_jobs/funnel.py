@@ -66,16 +66,25 @@ STEPS: Final = (
         },
         bar=False,
     ),
+    Step(
+        "items with semantic neighbours",
+        "sem_nn",
+        "items_with_neighbours",
+        notes={"items_without_direction": "left out: nothing in their text or vector to compare by"},
+        bar=False,
+    ),
     Step("training samples", "samples", "train_samples", notes={"train_events_only_history": "train events serve as history only"}),
     Step("validation samples", "samples", "valid_samples"),
 )
 
 
 def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """The steps whose number is known, each {label, rows, bar, notes: [{what, rows}]}."""
+    """The steps whose table the day makes and whose number is known, each {label, rows, bar, notes: [{what, rows}]}."""
     found = []
     for step in STEPS:
-        manifest = manifests[step.table]
+        manifest = manifests.get(step.table)
+        if manifest is None:
+            continue
         rows = manifest.counters.get(step.rows) if step.rows else manifest.rows
         if rows is not None:
             found.append({"label": step.label, "rows": int(rows), "bar": step.bar, "notes": list(_notes(step, manifest.counters))})

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pyspark.sql import DataFrame
 
 from conf.files import storage_faults
-from conf.manifest import now
+from conf.manifest import Manifest, now
 from conf.storage import Store
 from spark_jobs import charts
 from spark_jobs.funnel import funnel
@@ -145,6 +145,8 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
     held_out = f": a user's last {s.split.k} clicks are test, the {s.split.k} before them valid" if s.split.kind == "last_k" else ""
     yield "Split", s.split.kind + held_out
     yield "Sessions", str(facts.get("session_kind", s.session.kind))
+    if "sem_nn" in manifests:
+        yield "Semantic neighbours", _semantics(manifests["sem_nn"])
     yield "Users, items", f"{count(manifests['user_index'].rows)}, {count(manifests['item_index'].rows)}"
     yield "Model", f"{s.model.encoder}, {s.model.dim} dimensions, {s.model.history} clicks of history"
     losses = [f"{s.base.weight:g} × {s.base.loss}"]
@@ -157,6 +159,13 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
     yield "Published", f"{count(users)} users, at most {s.merge.top} candidates each, layout {s.merge.layout}"
     for name in ("candidates", "model"):
         yield f"Run of {name}", manifests[name].run_id
+
+
+def _semantics(manifest: Manifest) -> str:
+    """How items were compared: "tfidf of title"."""
+    made = manifest.facts["semantics"]
+    compared = f" of {made['field']}" if made["field"] else " of the source"
+    return f"{made['kind']}{compared}" + (f", by {made['model']}" if made["model"] else "")
 
 
 def _scored(context: Context) -> dict[str, Any]:

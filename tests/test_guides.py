@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from conf import jobs
 from conf.errors import EXIT_CODES
 from conf.job_docs import with_generated
+from conf.schemas.columns import CONTENT_VECTOR
 from conf.sections.source import KNOWN_FIELDS
 from conf.settings import Settings, load, packaged_names
 from conf.storage import MAIN
@@ -129,7 +130,7 @@ def test_words_in_code_style_are_names_of_the_project(path):
     columns = {column for table in TABLES.values() for column in table.names}
     fields = {name for sides in KNOWN_FIELDS.values() for side in sides.values() for name in side}
     known = {*TABLES, *ARTEFACTS, *columns, *jobs.JOBS, *VERBS, *CHANNELS, *SOURCES, *fields, *every_key(Settings)}
-    known |= SHOWN | PUBLISHED | FACTS | LOSSES | PROGRAMS | {*NAMED, "user_id", "item_id", MAIN}
+    known |= {CONTENT_VECTOR.name} | SHOWN | PUBLISHED | FACTS | LOSSES | PROGRAMS | {*NAMED, "user_id", "item_id", MAIN}
     prose = re.sub(r"^```.*?^```", "", text_of(path), flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`([a-z]\w*)`", prose)) - known - counters_told() == set()
 

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from conf.command import Request, RunStatus
 from conf.storage import Manifest
-from spark_jobs import report
+from spark_jobs import report, semantics
 from spark_jobs.funnel import funnel
 from spark_jobs.job import run_job
 from spark_jobs.showcase import overlap
@@ -227,6 +227,17 @@ def test_the_page_stands_alone_and_hostile_titles_stay_text(reported: Request) -
     shown = [item["title"] for user in content["users"] for item in (*user["history"], *user["candidates"])]
     assert HOSTILE in shown
     assert HOSTILE in page.text
+
+
+def test_how_items_were_compared_is_told(spark: SparkSession, copy_of_day: Callable[..., Request]) -> None:
+    asked = copy_of_day(semantics={"kind": "tfidf"})
+    for job in (semantics.JOB, report.JOB):
+        run_job(job, spark, asked)
+    _, content = files_of(asked)
+    assert content["facts"]["Semantic neighbours"] == "tfidf of title"
+    made = asked.store.manifest("sem_nn", asked.ds, asked.settings)
+    (step,) = (step for step in content["funnel"] if step["label"] == "items with semantic neighbours")
+    assert step["rows"] == made.counters["items_with_neighbours"] > 0
 
 
 def test_two_runs_of_equal_tables_have_one_identity(spark: SparkSession, reported: Request, copy_of_day: Callable[..., Request]) -> None:
