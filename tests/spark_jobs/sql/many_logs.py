@@ -36,9 +36,11 @@ def log(draw, num_items=4):
     """Events in no order; their times and seq tie often; held-out ones come last in (ts, seq)."""
     events = []
     for user in draw(st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True)):
-        places = sorted(draw(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 1)), min_size=1, max_size=12)))
+        places = sorted(draw(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 1)), min_size=1, max_size=16)))
         first = draw(st.sampled_from([TRAIN, TRAIN, TRAIN, CONTEXT]))
-        held_from, test_from = sorted(draw(st.lists(st.integers(0, len(places)), min_size=2, max_size=2)))
+        num_valid, num_test = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+        test_from = len(places) - num_test
+        held_from = test_from - num_valid
         for n, (ts, seq) in enumerate(places):
             split = first if n < held_from else VALID if n < test_from else TEST
             item, weight, key = draw(st.integers(1, num_items)), draw(st.sampled_from([1.0, 2.0])), draw(st.sampled_from([None, "a", "b"]))

@@ -17,7 +17,7 @@ from tests.spark_jobs.sql.many_logs import STEP, Event, apart, events_of, log, m
 # Many lists of sessions; the items of list n are n * STEP + 1..8, so that one action counts each list on its own.
 LISTS = many(st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=12), max_size=8), num=80)
 SESSIONS = [[item + n * STEP for item in items] for n, sessions in enumerate(LISTS) for items in sessions]
-EVENTS = apart(many(log()))
+EVENTS = apart(many(log(), num=100))
 MODES = ("set", "multiset", "window")
 
 

@@ -10,7 +10,7 @@ from tests.spark_jobs.small_logs import shuffle_partitions
 from tests.spark_jobs.sql.many_logs import Event, apart, events_of, histories, log, many
 
 SCHEMA = "sample_id:bigint,user_idx:int,item_idx:int,ts:bigint,split:tinyint,hist:array<int>,hist_len:smallint,weight:float,city:int"
-LOGS = apart(many(log()))
+LOGS = apart(many(log(), num=100))
 
 
 def with_city(events):
@@ -58,6 +58,13 @@ def test_windows_by_hand(spark):
     late = found(events, split=TRAIN, history=1, first_target=1)
     assert {key: row["hist"] for key, row in late.items()} == {(2 << 32) + 1: [4]}
     assert len(found(events, split=VALID, history=1, first_target=9)) == 3  # only train users start late
+
+
+def test_where_all_else_ties_what_is_held_out_stays_behind(spark):
+    """Two files may number their rows alike: the item then must not put a held-out click before a train click."""
+    events = events_of(spark, [Event(1, 3, 0, 0, VALID), Event(1, 8, 0, 0, TRAIN), Event(2, 3, 0, 0, VALID), Event(2, 8, 0, 0, CONTEXT)])
+    made = found(events, split=VALID, history=2, first_target=0)
+    assert {key: row["hist"] for key, row in made.items()} == {(1 << 32) + 1: [8, 0], (2 << 32) + 1: [8, 0]}
 
 
 def test_the_largest_row_number_makes_a_positive_sample_id(spark):

@@ -9,7 +9,7 @@ from tests.spark_jobs.small_logs import shuffle_partitions
 from tests.spark_jobs.sql.many_logs import Event, apart, events_of, log, many, slow_sessions
 
 SCHEMA = "user_idx:int,session_no:int,start_ts:bigint,end_ts:bigint,items:array<int>,num_items:int,was_cut:boolean"
-LOGS = apart(many(log()))
+LOGS = apart(many(log(), num=100))
 
 
 def found(sessions):
