@@ -23,7 +23,7 @@ from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.pseudonyms import check_key, pseudonymised
 from spark_jobs.secret_key import key_of
 from spark_jobs.sources import SOURCES
-from spark_jobs.sources.raw import FIRST_TS, LAST_TS, Raw
+from spark_jobs.sources.raw import FIRST_MS, FIRST_TS, LAST_TS, MILLISECONDS, Raw
 
 CANONICAL_INT = r"^(0|-?[1-9][0-9]{0,17})$"
 USED, REJECTED, DROPPED = "used", "rejected", "dropped"
@@ -97,6 +97,7 @@ def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> Dat
     ]
     if has_clock:
         outside = (F.col("ts") < FIRST_TS) | (F.col("ts") >= LAST_TS)
+        faults.append(((F.col("ts") >= FIRST_MS) & (F.col("ts") < LAST_TS * 1000), MILLISECONDS))
         faults.append((outside, "a time outside 1970-2100: other units?"))
     unwanted: list[tuple[Column, str]] = []
     if known:

@@ -14,8 +14,8 @@ from conf.settings import Settings
 from spark_jobs.sources.file_rows import in_file_order, naming_the_file, open_log
 from spark_jobs.sources.files import Opened, open_file
 from spark_jobs.sources.guess import guess_ts_format, nearest
-from spark_jobs.sources.raw import BAD_TIME, UNREADABLE, KeyType, Raw, as_float, blank_to_null, click_columns
-from spark_jobs.sources.times import EPOCH_MS, EPOCH_S, ISO8601, ORDER, epoch_seconds, format_fault
+from spark_jobs.sources.raw import BAD_TIME, MILLISECONDS, UNREADABLE, KeyType, Raw, as_float, blank_to_null, click_columns
+from spark_jobs.sources.times import EPOCH_MS, EPOCH_S, ISO8601, ORDER, epoch_seconds, format_fault, in_milliseconds
 
 INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 NUMBERS = (*INTEGERS, T.FloatType, T.DoubleType, T.DecimalType)
@@ -57,15 +57,17 @@ def _clicks(s: Source, log: Opened, given: Mapping[str, str]) -> DataFrame:
     if "ts" in given:
         ts = epoch_seconds(column["ts"], log.kind(given["ts"]), s.ts_format, s.timezone)
         bad_time = ts.isNull() & blank_to_null(column["ts"]).isNotNull()
+        in_ms = in_milliseconds(column["ts"], log.kind(given["ts"]), s.ts_format)
     else:
         of_user = Window.partitionBy(blank_to_null(column["user_key"])).orderBy(in_file_order(log.df))
         ts, bad_time = (F.row_number().over(of_user) - 1).cast("bigint"), F.lit(False)
+        in_ms = F.lit(False)
     row_text = F.coalesce(F.col("_bad"), _row_text(log, s))
     ours = {name: blank_to_null(column[name]) for name in KEYED if name in column}
     if "event_type" in ours:
         ours["event_type"] = F.coalesce(ours["event_type"], F.lit(""))
     problem = F.when(F.col("_bad").isNotNull(), F.lit(UNREADABLE))
-    problem = problem.when(bad_time, F.lit(BAD_TIME))
+    problem = problem.when(in_ms, F.lit(MILLISECONDS)).when(bad_time, F.lit(BAD_TIME))
     if "weight" in column:
         weight = as_float(column["weight"])
         ours |= {"weight": weight, "rating": weight}

@@ -32,9 +32,11 @@ CLICKS: Final[Mapping[str, str]] = {  # column -> Spark type; a null is what the
 # Values of `problem` that ingest knows by name.
 UNREADABLE: Final = "row cannot be read"
 BAD_TIME: Final = "time cannot be read"
+MILLISECONDS: Final = "time in milliseconds, want seconds: set source.ts_format: epoch_ms, or divide by 1000"
 
 # Beyond these years a number is no time in seconds, but one in other units.
-FIRST_TS, LAST_TS = 0, 4_102_444_800  # 1970-01-01, 2100-01-01
+FIRST_TS, LAST_TS = 0, 4_133_980_800  # 1970-01-01, 2101-01-01
+FIRST_MS = 100_000_000_000  # 1973-03-03 in milliseconds; in seconds it would be the year 5138
 
 
 @dataclass(frozen=True)

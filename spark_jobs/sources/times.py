@@ -9,7 +9,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_jobs.sources.raw import FIRST_TS, LAST_TS
+from spark_jobs.sources.raw import FIRST_MS, FIRST_TS, LAST_TS
 
 EPOCH_S, EPOCH_MS, ISO8601, ORDER = "epoch_s", "epoch_ms", "iso8601", "order"
 NAMED: Final = (EPOCH_S, EPOCH_MS, ISO8601, ORDER)
@@ -18,7 +18,7 @@ _ISO: Final = r"^(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{1,2}:\d{2})(:\d{2}(?:\.\d+)?)?\s
 
 
 def epoch_seconds(column: Column, kind: T.DataType, ts_format: str, timezone: str) -> Column:
-    """int64 epoch seconds, fractions cut off; null where the value is no time in this format, or not between 1970 and 2100.
+    """int64 epoch seconds, fractions cut off; null where the value is no time in this format, or not of the years 1970 to 2100.
 
     kind: type of the column. timezone: of times that carry none. Under `order`, the whole number itself, whatever its size.
     """
@@ -27,6 +27,14 @@ def epoch_seconds(column: Column, kind: T.DataType, ts_format: str, timezone: st
         return F.when(number == F.floor(number), column.cast("decimal(38,0)").cast("bigint"))
     seconds = _seconds(column, kind, ts_format, timezone)
     return F.when((seconds >= FIRST_TS) & (seconds < LAST_TS), seconds)
+
+
+def in_milliseconds(column: Column, kind: T.DataType, ts_format: str) -> Column:
+    """Whether a value that the format takes for seconds can only be meant as milliseconds; null where it is no number."""
+    if ts_format != EPOCH_S or not isinstance(kind, T.StringType | T.NumericType):
+        return F.lit(False)
+    number = _seconds(column, kind, EPOCH_S, "UTC")
+    return (number >= FIRST_MS) & (number < LAST_TS * 1000)
 
 
 def _seconds(column: Column, kind: T.DataType, ts_format: str, timezone: str) -> Column:
