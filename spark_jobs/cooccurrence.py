@@ -175,7 +175,7 @@ def by_sql(context: Context, tables: Mapping[str, DataFrame], rule: Rule, keepin
     weighed = sql.weigh(frequent, categories, beta=keeping.beta, filter_categories=keeping.drop_other)
     lost = sql.count_chunking(tables["sessions"], counting=rule.counting, max_session_items=rule.max_session_items)
     context.counters.update(lost | ({} if rule.max_dt_s is None else {"pairs_lost_by_chunking": 0}))
-    context.counters.update(sql.count_kept(pairs, min_count=keeping.min_count, top=keeping.top))
+    context.counters.update(sql.count_kept(pairs, weighed, min_count=keeping.min_count, top=keeping.top))
     return sql.strongest(weighed, top=keeping.top)
 
 

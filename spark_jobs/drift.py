@@ -23,7 +23,7 @@ from spark_jobs.last_days import last_days
 Measures = Mapping[str, float]  # "clicks_per_user", "new_items", "nulls.<users|items>.<field>"
 
 
-def check_drift(context: Context, clicks: DataFrame, users: DataFrame, items: DataFrame) -> None:
+def check_drift(context: Context, clicked_items: DataFrame, users: DataFrame, items: DataFrame) -> None:
     """Measure the day, compare it with the last days, and put both into counters["drift"].
 
     What takes a pass of Spark (new items, nulls) is measured from the second day on, when there is something to compare with.
@@ -40,7 +40,7 @@ def check_drift(context: Context, clicks: DataFrame, users: DataFrame, items: Da
     counters = context.counters
     measures = {"clicks_per_user": round(counters["clicks"] / counters["users_with_clicks"], 6)}
     if comparable:
-        measures["new_items"] = new_items(context, clicks, comparable[0]) / counters["items_with_clicks"]
+        measures["new_items"] = new_items(context, clicked_items, comparable[0]) / counters["items_with_clicks"]
         measures |= null_shares(users, "users", context.registry.source_fields("user"))
         measures |= null_shares(items, "items", context.registry.source_fields("item"))
     earlier = {manifest.ds: manifest.counters["drift"]["measures"] for manifest in reversed(comparable)}
@@ -68,12 +68,12 @@ def settings_of(source: Source) -> str:
 # ---- measures --------------------------------------------------------------------------------------------------------
 
 
-def new_items(context: Context, clicks: DataFrame, before: Manifest) -> int:
+def new_items(context: Context, clicked_items: DataFrame, before: Manifest) -> int:
     """Clicked items that the table `items` of the earlier day lacks."""
     record = context.store.current("ingest", before.ds)
     assert record is not None
     known = context.spark.read.parquet(*context.store.files_of(context.store.load_manifest("items", record)))
-    return clicks.select("item_key").distinct().join(known.select("item_key"), "item_key", how="left_anti").count()
+    return clicked_items.join(known.select("item_key"), "item_key", how="left_anti").count()
 
 
 def null_shares(table: DataFrame, name: str, fields: tuple[Field, ...]) -> dict[str, float]:

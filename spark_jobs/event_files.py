@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault
@@ -12,7 +12,7 @@ from conf.files import open_root
 from conf.tables import CONTEXT, TRAIN
 from spark_jobs.kernels.sessions import first_out_of_order
 
-EVENTS_PER_FILE = 1_000_000  # one file is one task's work; with its windows and masks that takes about 0.3 GB
+EVENTS_PER_FILE = 2_000_000  # one file is one task's work, and its users are those whose clicks are shuffled for training
 
 
 def event_order() -> list[Column]:
@@ -24,9 +24,9 @@ def event_order() -> list[Column]:
     return [F.col("ts"), F.col("seq"), stage, F.col("item_idx"), F.col("weight"), F.col("session_key")]
 
 
-def in_user_files(events: DataFrame, *, num_events: int) -> DataFrame:
-    """The events in partitions of whole users, each sorted by user and total order; which users, the data alone decides."""
-    return events.repartition(max(1, -(-num_events // EVENTS_PER_FILE)), "user_idx").sortWithinPartitions(F.col("user_idx"), *event_order())
+def num_files(num_events: int) -> int:
+    """Into how many files, and so tasks, the events go. The data alone decides: the order of samples must not hang on the cluster."""
+    return max(1, -(-num_events // EVENTS_PER_FILE))
 
 
 def read_events(uri: str, columns: Sequence[str]) -> pa.Table:
@@ -42,8 +42,6 @@ def read_events(uri: str, columns: Sequence[str]) -> pa.Table:
         events = pq.ParquetFile(handle).read(columns=names, use_threads=False).combine_chunks()
     bad = first_out_of_order(events["user_idx"].to_numpy(), events["ts"].to_numpy())
     if bad >= 0:
-        fault = Fault(
-            f"{path} is not sorted by user and time", f"row {bad}", "not written by this job: run trichannel events --force"
-        )
+        fault = Fault(f"{path} is not sorted by user and time", f"row {bad}", "not written by this job: run trichannel events --force")
         raise BadDataError("table events", [fault])
     return events

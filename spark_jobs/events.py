@@ -9,20 +9,25 @@ from pyspark.sql import functions as F
 
 from conf.errors import Fault, NotReadyError
 from conf.tables import CONTEXT, SPLIT_NAMES, TRAIN, VALID
-from spark_jobs.event_files import in_user_files
+from spark_jobs.event_files import event_order, num_files
 from spark_jobs.job import Context, Job, Output, main
 from spark_jobs.splits import CLICK_ORDER, assign_split
 
+BROADCAST_ROWS = 1_000_000  # an index of so many keys is copied to every executor (about 0.1 GB), so that no click moves to it
 COLUMNS = ("user_idx", "item_idx", "ts", "seq", "split", "weight", "session_key")
 
 
 def encode(clicks: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
-    """Clicks with `split` -> events with `recency` (1 = the user's last click); an idx is null where the index lacks the key."""
-    latest_first = Window.partitionBy("user_key").orderBy(*[F.col(name).desc() for name in CLICK_ORDER])
-    ranked = clicks.withColumn("recency", F.row_number().over(latest_first))
+    """Clicks with user_idx and item_idx; an idx is null where the index lacks the key."""
     users = user_index.select(F.col("key").alias("user_key"), F.col("idx").alias("user_idx"))
     items = item_index.select(F.col("key").alias("item_key"), F.col("idx").alias("item_idx"))
-    return ranked.join(users, "user_key", how="left").join(items, "item_key", how="left").select(*COLUMNS, "recency")
+    return clicks.join(users, "user_key", how="left").join(items, "item_key", how="left")
+
+
+def with_recency(clicks: DataFrame) -> DataFrame:
+    """Encoded clicks with `split` -> events with `user_key` and `recency`: 1 = the user's last click."""
+    latest_first = Window.partitionBy("user_key").orderBy(*[F.col(name).desc() for name in CLICK_ORDER])
+    return clicks.withColumn("recency", F.row_number().over(latest_first)).select("user_key", *COLUMNS, "recency")
 
 
 def user_states(events: DataFrame, user_index: DataFrame, *, max_user_clicks: int, refit: bool = False) -> DataFrame:
@@ -35,8 +40,9 @@ def user_states(events: DataFrame, user_index: DataFrame, *, max_user_clicks: in
     # The same order as everywhere, as a struct to sort by; only what is recent enough enters the list.
     entry = F.struct("ts", "seq", "item_idx")
     listed = F.sort_array(F.collect_list(F.when(F.col("recency") <= max_user_clicks, entry)))
-    states = known.groupBy("user_idx").agg(listed.alias("listed"), F.count(F.when(F.col("split") == TRAIN, 1)).alias("num_train"))
-    everyone = user_index.select(F.col("idx").alias("user_idx")).join(states, "user_idx", how="left")
+    # By key, as the events stand together by it: nothing is moved.
+    states = known.groupBy("user_key").agg(listed.alias("listed"), F.count(F.when(F.col("split") == TRAIN, 1)).alias("num_train"))
+    everyone = user_index.select(F.col("key").alias("user_key"), F.col("idx").alias("user_idx")).join(states, "user_key", how="left")
     return everyone.select(
         "user_idx",
         F.coalesce(F.transform("listed", lambda e: e["item_idx"]), F.array().cast("array<int>")).alias("items"),
@@ -49,7 +55,7 @@ def count(events: DataFrame, *, max_user_clicks: int) -> dict[str, int]:
     """What was read, kept, cut and held out; `cut_in_tie_users`: the split falls between two events of equal time."""
     kept = F.col("recency") <= max_user_clicks
     held_out = ~F.col("split").isin(TRAIN, CONTEXT)
-    per_user = events.groupBy("user_idx").agg(
+    per_user = events.groupBy("user_key").agg(
         F.count(F.lit(1)).alias("clicks"),
         F.count(F.when(~kept, 1)).alias("cut"),
         F.count(F.when(F.col("user_idx").isNull() | F.col("item_idx").isNull(), 1)).alias("unknown"),
@@ -72,11 +78,18 @@ def count(events: DataFrame, *, max_user_clicks: int) -> dict[str, int]:
     return {name: int(row[name] or 0) for name in totals}
 
 
+def _spread(context: Context, name: str, index: DataFrame) -> DataFrame:
+    # Else a hash of it: a merge would sort all clicks by the key.
+    return index.hint("broadcast" if context.manifests[name].rows <= BROADCAST_ROWS else "shuffle_hash")
+
+
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame | Output]:
     """The job: split, encode, cap; tells later jobs the kind of split and whether the source gave sessions."""
     settings, cap = context.settings, context.settings.session.max_user_clicks
-    clicks = assign_split(tables["clicks"], split=settings.split, has_clock=bool(context.facts["has_clock"]))
-    events = encode(clicks, tables["user_index"], tables["item_index"]).persist()
+    user_index, item_index = (_spread(context, name, tables[name]) for name in ("user_index", "item_index"))
+    # Split, recency, states and files all go by user: what stands together now is not moved again.
+    by_user = encode(tables["clicks"], user_index, item_index).repartition(num_files(context.manifests["clicks"].rows), "user_key")
+    events = with_recency(assign_split(by_user, split=settings.split, has_clock=bool(context.facts["has_clock"]))).persist()
     context.counters.update(count(events, max_user_clicks=cap))
     if context.counters["clicks_with_unknown_key"]:
         fault = Fault(
@@ -88,9 +101,8 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
     facts: dict[str, Any] = {"split_kind": settings.split.kind, "has_sessions": context.counters["clicks_in_given_session"] > 0}
     context.facts.update(facts)
     kept = events.where(F.col("recency") <= cap).select(*COLUMNS)
-    num_kept = context.counters["clicks_read"] - context.counters["clicks_beyond_max_user_clicks"]
     return {
-        "events": Output(in_user_files(kept, num_events=num_kept)),
+        "events": Output(kept.sortWithinPartitions(F.col("user_idx"), *event_order())),
         "user_state": user_states(events, tables["user_index"], max_user_clicks=cap, refit=settings.split.refit),
     }
 

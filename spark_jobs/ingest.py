@@ -6,7 +6,7 @@ duplicate) is counted. Nothing disappears without a number in the manifest.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -19,7 +19,8 @@ from conf.schemas.columns import CONTENT_VECTOR
 from conf.sections.source import Source
 from spark_jobs.drift import check_drift
 from spark_jobs.erasure import count_erased, erased_keys, marked
-from spark_jobs.job import Context, Job, Output, main
+from spark_jobs.job import Context, Job, Made, Output, main
+from spark_jobs.output import read_back, write_now
 from spark_jobs.pseudonyms import check_key, pseudonymised
 from spark_jobs.secret_key import key_of
 from spark_jobs.sources import SOURCES
@@ -29,7 +30,7 @@ CANONICAL_INT = r"^(0|-?[1-9][0-9]{0,17})$"
 USED, REJECTED, DROPPED = "used", "rejected", "dropped"
 
 
-def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame | Output]:
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Made]:
     """The job: read the source, judge each row, keep the clicks of the window, complete users and items."""
     source, registry, counters = context.settings.source, context.registry, context.counters
     key = key_of(source)
@@ -40,46 +41,50 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Da
         raw = marked(raw, erased)
     if key is not None:
         raw = pseudonymised(raw, key, source.pseudonyms)
-    judged = judge(raw.clicks, source, ds=context.ds, has_clock=raw.has_clock).persist()
-    counters.update(count_fates(judged))
+    judged = judge(raw.clicks, source, ds=context.ds, has_clock=raw.has_clock)
+    if not raw.cheap or key is not None:
+        judged = judged.persist()
+    fates = count_fates(judged)
+    counters.update(fates.counters)
     if erased is not None:
         counters["erased_users"] = count_erased(judged, raw.users)
         raw = replace(raw, users=raw.users.where(~F.col("_erased")))
-    check_input(judged, raw, counters, max_reject_share=context.settings.gates.max_reject_share)
-    distinct = deduplicate(judged.where(F.col("fate") == USED)).persist()
-    clicks = keep_active(distinct, source)
+    check_input(fates, raw, max_reject_share=context.settings.gates.max_reject_share)
+    distinct = deduplicate(judged.where(F.col("fate") == USED))
+    if max(source.min_item_events, source.min_user_events) > 1:
+        distinct = distinct.persist()
+        num_distinct = distinct.count()
+        written = write_now(context, "clicks", Output(keep_active(distinct, source)))
+    else:
+        written = write_now(context, "clicks", Output(distinct))
+        num_distinct = sum(file.rows for file in written.files)
+    clicks = read_back(context, "clicks", written)
     late = F.count(F.when(F.col("day") < (first_day(source, context.ds) or ""), 1))
-    kept = clicks.agg(F.count("*"), F.countDistinct("user_key"), F.countDistinct("item_key"), F.min("ts"), F.max("ts"), late).first()
+    kept = clicks.agg(F.count("*"), F.min("ts"), F.max("ts"), late).first()
     assert kept is not None
-    num_distinct = distinct.count()
-    counters.update(duplicates=counters["usable_rows"] - num_distinct, inactive=num_distinct - kept[0])
-    counters.update(clicks=kept[0], users_with_clicks=kept[1], items_with_clicks=kept[2], late_clicks=kept[5])
+    counters.update(duplicates=counters["usable_rows"] - num_distinct, inactive=num_distinct - kept[0], clicks=kept[0])
     if kept[0] == 0:
         raise BadDataError(f"source {source.kind}, ds={context.ds}", [empty_fault(counters)])
-    users = complete(raw.users, clicks, "user_key", registry.source_fields("user")).persist()
+    clicked_users, clicked_items = (clicks.select(key).distinct().persist() for key in ("user_key", "item_key"))
+    counters.update(users_with_clicks=clicked_users.count(), items_with_clicks=clicked_items.count(), late_clicks=kept[3])
+    users = complete(raw.users, clicked_users, "user_key", registry.source_fields("user")).persist()
     others = [F.col(name) for name in ITEM_COLUMNS if name in raw.items.columns]
-    items = complete(raw.items, clicks, "item_key", registry.source_fields("item"), *others).persist()
+    items = complete(raw.items, clicked_items, "item_key", registry.source_fields("item"), *others).persist()
     if source.catalogue == "clicked":
         counters["items_left_out"] = items.count() - counters["items_with_clicks"]
-        items = items.join(clicks.select("item_key").distinct(), "item_key", how="left_semi").persist()
-    check_drift(context, clicks, users, items)
+        items = items.join(clicked_items, "item_key", how="left_semi").persist()
+    check_drift(context, clicked_items, users, items)
     context.facts.update(
         has_clock=raw.has_clock,
         user_key_type=key_type(users, "user_key", raw.user_key_type),
         item_key_type=key_type(items, "item_key", raw.item_key_type),
-        first_ts=kept[3],
-        last_ts=kept[4],
+        first_ts=kept[1],
+        last_ts=kept[2],
     )
-    return {
-        "clicks": Output(clicks.select(*CLICK_COLUMNS), sort_by=("user_key", "ts", "seq")),
-        "users": users,
-        "items": items,
-        "rejects": rejects(judged),
-    }
+    return {"clicks": written, "users": users, "items": items, "rejects": rejects(judged, any_there=bool(counters["rejected"]))}
 
 
 ITEM_COLUMNS = ("publish_ts", "eligible", CONTENT_VECTOR.name)  # besides key and fields; the last where the settings name one
-CLICK_COLUMNS = ("user_key", "item_key", "ts", "seq", "event_type", "weight", "session_key", "day")
 
 
 # ---- each row's fate -------------------------------------------------------------------------------------------------
@@ -88,7 +93,7 @@ CLICK_COLUMNS = ("user_key", "item_key", "ts", "seq", "event_type", "weight", "s
 def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> DataFrame:
     """Add fate (used | rejected | dropped), reason, day and the click's weight to each raw row; the first reason that holds wins."""
     known = list(source.event_types or ())
-    day = F.date_format(F.from_utc_timestamp(F.timestamp_seconds("ts"), source.day_timezone), "yyyy-MM-dd") if has_clock else F.lit(ds)
+    day = _day(source.day_timezone) if has_clock else F.lit(ds)
     faults: list[tuple[Column, str]] = [
         (F.col("problem").isNotNull(), ""),
         (F.col("user_key").isNull(), "no user"),
@@ -123,6 +128,13 @@ def judge(clicks: DataFrame, source: Source, *, ds: str, has_clock: bool) -> Dat
     return clicks.withColumns({"day": day, "fate": fate, "reason": reason, "weight": weight, "_raw": raw})
 
 
+def _day(timezone: str) -> Column:
+    """YYYY-MM-DD of `ts`; a date's own text costs less than a format."""
+    if timezone == "UTC":
+        return F.date_from_unix_date(F.floor(F.col("ts") / 86_400).cast("int")).cast("string")
+    return F.to_date(F.from_utc_timestamp(F.timestamp_seconds("ts"), timezone)).cast("string")
+
+
 def window(day: Column, source: Source, ds: str, *, has_clock: bool) -> list[tuple[Column, str]]:
     """What lies outside the days read: after ds, or before the train_days (and lookback_days) up to it."""
     if not has_clock:
@@ -142,28 +154,36 @@ def first_day(source: Source, ds: str) -> str | None:
     return (date.fromisoformat(ds) - timedelta(days=source.train_days - 1)).isoformat()
 
 
-def count_fates(judged: DataFrame) -> dict[str, Any]:
-    """raw_rows, usable_rows, rejected {reason: rows}, dropped {reason: rows}."""
-    rows = judged.groupBy("fate", "reason").count().collect()
-    counted: dict[str, Any] = {"raw_rows": sum(row["count"] for row in rows)}
-    counted["usable_rows"] = sum(row["count"] for row in rows if row["fate"] == USED)
+NEEDED = ("user_key", "item_key", "ts")
+
+
+@dataclass(frozen=True)
+class Fates:
+    """counters: raw_rows, usable_rows, rejected {reason: rows}, dropped {reason: rows}. known: of each NEEDED column, its values."""
+
+    counters: dict[str, Any]
+    known: dict[str, int]
+
+
+def count_fates(judged: DataFrame) -> Fates:
+    """What became of the rows, in one pass."""
+    rows = judged.groupBy("fate", "reason").agg(F.count(F.lit(1)).alias("rows"), *[F.count(name).alias(name) for name in NEEDED]).collect()
+    counted: dict[str, Any] = {"raw_rows": sum(row["rows"] for row in rows)}
+    counted["usable_rows"] = sum(row["rows"] for row in rows if row["fate"] == USED)
     for fate in (REJECTED, DROPPED):
-        counted[fate] = {row["reason"]: row["count"] for row in sorted(rows, key=lambda r: str(r["reason"])) if row["fate"] == fate}
-    return counted
+        counted[fate] = {row["reason"]: row["rows"] for row in sorted(rows, key=lambda r: str(r["reason"])) if row["fate"] == fate}
+    return Fates(counted, {name: sum(row[name] for row in rows) for name in NEEDED})
 
 
-def check_input(judged: DataFrame, raw: Raw, counters: Mapping[str, Any], *, max_reject_share: float) -> None:
+def check_input(fates: Fates, raw: Raw, *, max_reject_share: float) -> None:
     """Refuse an empty input, a column without one value, and too many rejects; raises BadDataError or GateError."""
-    total = counters["raw_rows"]
+    counters, total = fates.counters, fates.counters["raw_rows"]
     if total == 0:
         raise BadDataError("source", [Fault("the input is empty: no rows at all", fix="check source.path")])
-    needed = ("user_key", "item_key", "ts")
-    row = judged.agg(*[F.count(name).alias(name) for name in needed]).first()
-    assert row is not None
     faults = [
         Fault(f"column {raw.names.get(name, name)!r} holds no value that can be read", f"{total} rows", f"check source.columns.{name}")
-        for name in needed
-        if row[name] == 0
+        for name in NEEDED
+        if fates.known[name] == 0
     ]
     if faults:
         raise BadDataError("source", faults)
@@ -185,10 +205,10 @@ def deduplicate(clicks: DataFrame) -> DataFrame:
 
     seq orders events of equal time and is no part of what makes a duplicate.
     """
-    key = ["user_key", "item_key", "ts", "event_type", "event_id"]
-    others = [name for name in clicks.columns if name not in key]
-    smallest = F.min(F.struct("seq", *[F.col(name) for name in others if name != "seq"])).alias("kept")
-    return clicks.groupBy(*key).agg(smallest).select(*key, *[F.col(f"kept.{name}").alias(name) for name in others])
+    # By a window, not by a minimum of structs: that would sort all rows before the shuffle and again behind it.
+    same = Window.partitionBy("user_key", "item_key", "ts", "event_type", "event_id").orderBy("seq", "weight", "session_key")
+    narrow = clicks.select("user_key", "item_key", "ts", "seq", "event_type", "weight", "session_key", "day", "event_id")
+    return narrow.withColumn("_place", F.row_number().over(same)).where(F.col("_place") == 1).drop("_place", "event_id")
 
 
 def keep_active(clicks: DataFrame, source: Source) -> DataFrame:
@@ -200,9 +220,10 @@ def keep_active(clicks: DataFrame, source: Source) -> DataFrame:
     return clicks
 
 
-def rejects(judged: DataFrame) -> DataFrame:
-    """The rejects table."""
-    return judged.where(F.col("fate") == REJECTED).select(
+def rejects(judged: DataFrame, *, any_there: bool) -> DataFrame:
+    """The rejects table; without another pass where there are none."""
+    refused = judged.where(F.col("fate") == REJECTED)
+    return (refused if any_there else judged.limit(0)).select(
         F.coalesce("_file", F.lit("")).alias("source_file"),
         F.coalesce("_row", F.lit(-1)).cast("bigint").alias("row"),
         "reason",
@@ -213,8 +234,8 @@ def rejects(judged: DataFrame) -> DataFrame:
 # ---- users and items --------------------------------------------------------------------------------------------------
 
 
-def complete(entities: DataFrame, clicks: DataFrame, key: str, fields: tuple[Field, ...], *others: Column) -> DataFrame:
-    """One row for every entity of the table or the log; what is unknown is null ([] for multi fields), and eligible.
+def complete(entities: DataFrame, clicked: DataFrame, key: str, fields: tuple[Field, ...], *others: Column) -> DataFrame:
+    """One row for every entity of the table or of the clicked keys; what is unknown is null ([] for multi fields), and eligible.
 
     An entity that stands twice in the table keeps its smallest row, so that the choice does not depend on file order.
     """
@@ -222,7 +243,7 @@ def complete(entities: DataFrame, clicks: DataFrame, key: str, fields: tuple[Fie
     given = entities.where(F.col(key).isNotNull()).select(key, *others, *columns)
     packed = F.struct(*[name for name in given.columns if name != key]) if len(given.columns) > 1 else F.struct(F.lit(0).alias("none"))
     single = given.groupBy(key).agg(F.min(packed).alias("kept"))
-    whole = clicks.select(key).distinct().join(single, key, how="full_outer")
+    whole = clicked.join(single, key, how="full_outer")
     filled = []
     for field in fields:
         value = F.col(f"kept.{field.name}")

@@ -64,11 +64,18 @@ def write_all(context: Context, made: Mapping[str, Made]) -> dict[str, int]:
 def _write(context: Context, name: str, made: Made) -> Manifest:
     if isinstance(made, Artefact):
         return _seal_artefact(context, name, made)
+    written = made if isinstance(made, Written) else write_now(context, name, made if isinstance(made, Output) else Output(made))
+    rows = sum(entry.rows for entry in written.files)
+    return _seal_table(context, _table(context, name), written.files, f"{rows}:{written.total:016x}")
+
+
+def write_now(context: Context, name: str, output: Output) -> Written:
+    """Write and verify a table while its job still runs, so that the rest of the job can read what was written (`read_back`).
+
+    Raises:
+        SchemaError: other columns than declared. BadDataError: nulls or keys that are not unique.
+    """
     table = _table(context, name)
-    if isinstance(made, Written):
-        rows = sum(entry.rows for entry in made.files)
-        return _seal_table(context, table, made.files, f"{rows}:{made.total:016x}")
-    output = made if isinstance(made, Output) else Output(made)
     _check(table, output.df, context, "written")
     folder = context.publication.folder(name)
     df = output.df.select(*table.names)
@@ -90,8 +97,17 @@ def _write(context: Context, name: str, made: Made) -> Manifest:
         .parquet(context.store.uri(folder))
     )
     files = _inspect_files(context, folder, prefix)
-    content_hash = _verify(context, table, [context.store.uri(f"{folder}/{entry.name}") for entry in files])
-    return _seal_table(context, table, files, content_hash)
+    return Written(tuple(files), _verify(context, table, _uris(context, name, files)), {})
+
+
+def read_back(context: Context, name: str, written: Written) -> DataFrame:
+    """The table as it was written by this run, which has not published it yet."""
+    return context.spark.read.parquet(*_uris(context, name, written.files))
+
+
+def _uris(context: Context, name: str, files: Sequence[FileEntry]) -> list[str]:
+    folder = context.store.run_folder(name, context.ds, context.run_id)
+    return [context.store.uri(f"{folder}/{entry.name}") for entry in files]
 
 
 def _seal_table(context: Context, table: Table, files: Sequence[FileEntry], content_hash: str) -> Manifest:
@@ -148,8 +164,8 @@ def inspect_file(root: str, name: str) -> FileEntry:
     return FileEntry(name, footer.num_rows, size, sha256, groups)
 
 
-def _verify(context: Context, table: Table, files: Sequence[str]) -> str:
-    """Read the written files back: no nulls where none may be, keys unique; return "rows:hash", independent of row order."""
+def _verify(context: Context, table: Table, files: Sequence[str]) -> int:
+    """Read the written files back: no nulls where none may be, keys unique; the sum of the hashes of the rows, modulo 2^64."""
     df = context.spark.read.parquet(*files)
     keyed = bool(table.key) and context.settings.gates.unique_keys
     required = [column.name for column in table.columns if not column.nullable]
@@ -168,7 +184,7 @@ def _verify(context: Context, table: Table, files: Sequence[str]) -> str:
         faults += [Fault(f"key {table.key} is not unique", f"found {r['count']} times: {tuple(r[k] for k in table.key)}") for r in twice]
     if faults:
         raise BadDataError(f"table {table.name}, ds={context.ds}", faults)
-    return f"{row['rows']}:{int(row['total'] or 0) % 2**64:016x}"
+    return int(row["total"] or 0) % 2**64
 
 
 def versions() -> dict[str, str]:

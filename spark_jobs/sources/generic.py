@@ -46,6 +46,7 @@ def source(spark: SparkSession, settings: Settings, ds: str) -> Raw:
         user_key_type=_key_type(s, log.kind(s.columns.user_key)),
         item_key_type=_key_type(s, log.kind(s.columns.item_key)),
         names=given,
+        cheap=s.format == "parquet",
     )
 
 

@@ -46,6 +46,7 @@ class Raw:
     Single and text fields are strings, multi fields arrays of strings; null = missing. Users and items may repeat a key or lack one.
     has_clock: ts is epoch seconds, not a position. Key types are those of the files; "infer": by the keys themselves.
     names: our column -> what the user calls it, for messages ("column 'household_id' of sales.csv").
+    cheap: reading the clicks once more costs less than keeping them.
     """
 
     clicks: DataFrame
@@ -55,6 +56,7 @@ class Raw:
     user_key_type: KeyType = "infer"
     item_key_type: KeyType = "infer"
     names: Mapping[str, str] = field(default_factory=dict)
+    cheap: bool = False
 
 
 def click_columns(**given: Column) -> list[Column]:

@@ -150,17 +150,24 @@ def count_chunking(sessions: DataFrame, *, counting: Counting, max_session_items
     return {"sessions_chunked": row["chunked"], "pairs_lost_by_chunking": int(row["lost"] or 0)}
 
 
-def count_kept(pairs: DataFrame, *, min_count: int, top: int) -> dict[str, int]:
-    """Different pairs and meetings counted, pairs dropped as rare, rows cut off beyond the top of an item."""
+def count_kept(pairs: DataFrame, weighed: DataFrame, *, min_count: int, top: int) -> dict[str, int]:
+    """Different pairs and meetings counted; pairs dropped as rare, then by category; rows cut off beyond the top of an item.
+
+    weighed: what `weigh` leaves of the pairs that are not rare.
+    """
     met = pairs.agg(
         F.count(F.lit(1)).alias("pairs"),
         F.sum("count").alias("meetings"),
         F.count(F.when(F.col("count") < min_count, 1)).alias("pairs_below_min_count"),
     ).first()
-    ends = pairs.where(F.col("count") >= min_count).select(F.explode(F.array("item_i", "item_j")).alias("item"))
-    degrees = ends.groupBy("item").count()
-    cut_off = degrees.agg(F.count(F.lit(1)).alias("items"), F.sum(F.greatest(F.col("count") - top, F.lit(0))).alias("beyond_top")).first()
+    degrees = weighed.select(F.explode(F.array("item_i", "item_j")).alias("item")).groupBy("item").count()
+    left = degrees.agg(
+        F.count(F.lit(1)).alias("items_with_neighbours"),
+        F.sum(F.greatest(F.col("count") - top, F.lit(0))).alias("rows_beyond_top"),
+        (F.sum("count") / 2).alias("pairs"),
+    ).first()
     assert met is not None
-    assert cut_off is not None
-    counted = {**met.asDict(), "items_with_neighbours": cut_off["items"], "rows_beyond_top": cut_off["beyond_top"]}
-    return {name: int(value or 0) for name, value in counted.items()}
+    assert left is not None
+    counted = {name: int(value or 0) for name, value in {**left.asDict(), **met.asDict()}.items()}
+    frequent = counted["pairs"] - counted["pairs_below_min_count"]
+    return counted | {"pairs_of_other_category": frequent - int(left["pairs"] or 0)}

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from conf.sections.data import Split
-from spark_jobs.events import count, encode, user_states
+from spark_jobs.events import count, encode, user_states, with_recency
 from spark_jobs.splits import assign_split
 from tests.spark_jobs.small_logs import Click, clicks_df, histories, random_log, slow_split
 
@@ -18,7 +18,7 @@ def encoded(spark, log):
     )
     joined = clicks.join(splits.withColumnRenamed("k", "event_type"), ["user_key", "ts", "seq", "item_key", "event_type"])
     users, items = (spark.createDataFrame([(f"{side}{n}", n) for n in range(1, 10)], "key string, idx int") for side in "ui")
-    return encode(joined, users, items), users
+    return with_recency(encode(joined, users, items)), users
 
 
 # u1: two train, one valid, one test, times tying across the cut; u2: context and test; u3: train only.
@@ -75,7 +75,7 @@ def test_equal_the_slow_twin(spark, split):
     log, cap = random_log(5), 12
     users, items = ({key: n for n, key in enumerate(sorted(keys), start=1)} for keys in ({c.user for c in log}, {c.item for c in log}))
     user_index, item_index = (spark.createDataFrame(list(index.items()), "key string, idx int") for index in (users, items))
-    made = encode(assign_split(clicks_df(spark, log), split=split, has_clock=True), user_index, item_index).persist()
+    made = with_recency(assign_split(encode(clicks_df(spark, log), user_index, item_index), split=split, has_clock=True)).persist()
     want = slow_split(log, split)
     kept = [c for clicks in histories(want).values() for c in clicks[-cap:]]
     got = made.where(made.recency <= cap).collect()

@@ -107,7 +107,8 @@ def test_duplicates_keep_the_first_by_seq(spark: SparkSession, partitions: int) 
         {"seq": 2, "event_id": "a"},  # and so is another event id
         {"seq": 4, "ts": MIDNIGHT},
     )
-    left = ingest.deduplicate(df.repartition(partitions)).select("seq", "session_key").collect()
+    judged = ingest.judge(df.repartition(partitions), source(), ds=DS, has_clock=True)
+    left = ingest.deduplicate(judged).select("seq", "session_key").collect()
     assert sorted((row["seq"], row["session_key"]) for row in left) == [(1, None), (2, None), (3, "early"), (4, None)]
 
 
@@ -120,7 +121,9 @@ def test_inactive_items_go_first_then_users_once_each(spark: SparkSession) -> No
 
 def test_rejects_show_file_row_and_text(spark: SparkSession) -> None:
     df = log(spark, {"item_key": None, "_row": 4, "_raw": "x" * 600}, {})
-    rows = ingest.rejects(ingest.judge(df, source(), ds=DS, has_clock=True)).collect()
+    judged = ingest.judge(df, source(), ds=DS, has_clock=True)
+    assert ingest.rejects(judged, any_there=False).collect() == []
+    rows = ingest.rejects(judged, any_there=True).collect()
     assert [(row["source_file"], row["row"], row["reason"], row["raw"]) for row in rows] == [("f", 4, "no item", "x" * 500)]
 
 
@@ -134,9 +137,9 @@ def test_items_of_catalogue_and_log_are_all_there(spark: SparkSession, partition
         (None, 1, True, "blue", ["t3"]),  # no key: no item
     ]
     items = spark.createDataFrame(given, "item_key string, publish_ts long, eligible boolean, colour string, tags array<string>")
-    clicks = log(spark, {"item_key": "a"}, {"item_key": "new"}, {"item_key": "new"})
+    clicked = log(spark, {"item_key": "a"}, {"item_key": "new"}).select("item_key")
     fields = (Field("colour", "item", "single"), Field("tags", "item", "multi"))
-    made = ingest.complete(items.repartition(partitions), clicks, "item_key", fields, F.col("publish_ts"), F.col("eligible"))
+    made = ingest.complete(items.repartition(partitions), clicked, "item_key", fields, F.col("publish_ts"), F.col("eligible"))
     assert sorted(tuple(row) for row in made.collect()) == [
         ("a", 5, False, "red", ["t1"]),
         ("b", None, True, None, []),

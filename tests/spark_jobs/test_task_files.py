@@ -1,0 +1,124 @@
+"""Tables that tasks write: hashed as Spark hashes them, faults of all pieces told, files of losers removed."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.errors import BadDataError, Fault
+from conf.schemas.table import Column, Table
+from conf.storage import Store
+from spark_jobs.context import Context
+from spark_jobs.job import spark_schema
+from spark_jobs.schema import row_hash
+from spark_jobs.task_files import arrow_schema, row_hashes, write_by_tasks
+
+KINDS = ("bool", "int8", "int16", "int32", "int64", "float32", "array<int32>")
+TABLE = Table("numbers", "one of each", tuple(Column(f"c{n}", kind, "a value") for n, kind in enumerate((*KINDS, "array<int32>"))))
+SMALL = Table("small", "one number", (Column("n", "int32", "a number"),), may_be_empty=True)
+
+
+def whole(bits):
+    return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+lists = st.lists(whole(32), max_size=4)
+rows = st.lists(
+    st.tuples(st.booleans(), whole(8), whole(16), whole(32), whole(64), st.floats(width=32, allow_nan=False), lists, lists), max_size=12
+)
+
+
+def batch_of(values, schema):
+    columns = zip(*values, strict=True) if values else [[] for _ in schema]
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def test_rows_are_hashed_as_spark_hashes_them(spark):
+    drawn = []
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(rows)
+    def draw(values):
+        drawn.extend(values)
+
+    draw()
+    assert len(drawn) > 100
+    drawn.append((True, -1, -1, -1, -1, -0.0, [], [0]))
+    mine = row_hashes(batch_of(drawn, arrow_schema(TABLE)))
+    frame = spark.createDataFrame(drawn, spark_schema(TABLE)).repartition(1)
+    theirs = [row[0] % 2**64 for row in frame.select(row_hash(TABLE)).collect()]
+    assert sorted(mine.tolist()) == sorted(theirs)
+
+
+def test_a_slice_is_hashed_as_its_rows():
+    batch = batch_of([(True, n, n, n, n, 0.5 * n, [n] * n, [n]) for n in range(9)], arrow_schema(TABLE))
+    assert row_hashes(batch)[3:7].tolist() == row_hashes(batch.slice(3, 4)).tolist()
+
+
+@pytest.fixture
+def context(spark, make_request):
+    asked = make_request()
+    store = Store(asked.settings.storage.root)
+    with store.publication("samples", asked.ds, "r1", asked.settings) as publication:
+        yield Context(spark, asked.settings, asked.ds, "r1", store, asked.settings.registry(), {}, {}, {}, {}, publication)
+
+
+def numbers(*values):
+    return pa.RecordBatch.from_arrays([pa.array(values, pa.int32())], schema=arrow_schema(SMALL))
+
+
+def files_in(context, written):
+    folder = context.store.run_folder("small", context.ds, context.run_id)
+    found = sorted(info.base_name for info in context.store.fs.get_file_info(__import__("pyarrow").fs.FileSelector(folder)))
+    assert found == sorted(file.name for file in written.files)
+    return [f"{folder}/{file.name}" for file in written.files]
+
+
+def test_a_task_and_a_file_for_each_piece_a_row_group_for_each_batch(context):
+    def build(piece, counts):
+        counts["rows"] += piece
+        counts["pieces"] += 1
+        for start in range(0, piece, 2):
+            yield numbers(*range(start, min(start + 2, piece)))
+
+    written = write_by_tasks(context, SMALL, [3, 0, 5], build)
+    assert written.counts == {"rows": 8, "pieces": 3}
+    assert [(file.rows, file.row_group_rows) for file in written.files] == [(3, (2, 1)), (0, ()), (5, (2, 2, 1))]
+    read = [pq.read_table(path)["n"].to_pylist() for path in files_in(context, written)]
+    assert read == [[0, 1, 2], [], [0, 1, 2, 3, 4]]
+    total = context.spark.read.parquet(*files_in(context, written)).select(row_hash(SMALL)).collect()
+    assert written.total == sum(row[0] for row in total) % 2**64
+
+
+def test_the_faults_of_all_pieces_are_told_and_nulls_are_one(context):
+    def build(piece, _counts):
+        if piece == 1:
+            raise BadDataError("here", [Fault("piece 1 is bad")])
+        yield numbers(piece, None) if piece == 2 else numbers(piece)
+
+    with pytest.raises(BadDataError, match=r"(?s)table small.*2 faults.*piece 1 is bad.*column 'n' has nulls"):
+        write_by_tasks(context, SMALL, [0, 1, 2], build)
+
+
+def test_what_a_losing_attempt_left_is_removed(context):
+    def build(piece, _counts):
+        yield numbers(piece)
+
+    class Slow:
+        """Leaves a file of the same attempt of the run behind, as a speculative twin would."""
+
+        def __call__(self, piece, counts):
+            from pyspark import TaskContext
+
+            folder = context_folder
+            with open(f"{folder}/part-{attempt}-00009-{TaskContext.get().taskAttemptId() + 1000}.parquet", "wb") as file:
+                file.write(b"half")
+            yield numbers(piece)
+
+    attempt = context.publication.attempt
+    context_folder = context.store.run_folder("small", context.ds, context.run_id)
+    written = write_by_tasks(context, SMALL, [1, 2], Slow())
+    assert len(files_in(context, written)) == 2
+    assert np.sum([file.rows for file in written.files]) == 2
