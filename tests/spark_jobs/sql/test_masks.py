@@ -48,9 +48,9 @@ def test_the_draws_are_those_of_u01(samples):
         assert (found[f"d{n}"] * 2.0**-53 == u01(17, np.array(IDS), 1, 2, n)).all()
 
 
-@pytest.mark.parametrize("num_fields", [1, 2, 3, 7, 8, 20])
+@pytest.mark.parametrize("num_fields", [1, 2, 7, 20])
 def test_field_masks_are_those_of_conf_masks(samples, num_fields):
-    cases = {f"p{n}": p for n, p in enumerate((0.0, 1e-3, 0.3, 0.5, 0.97, 1.0))}
+    cases = {f"p{n}": p for n, p in enumerate((0.0, 0.3, 0.97, 1.0))}
     rest = {"seed": 23, "draw": 2, "what": UM_B}
     found = collected(samples, {name: masks.field_mask(F.col("sample_id"), num_fields, p=p, **rest) for name, p in cases.items()})
     for name, p in cases.items():
@@ -59,7 +59,7 @@ def test_field_masks_are_those_of_conf_masks(samples, num_fields):
         assert all(0 < mask < 2**num_fields - 1 for of_p in found.values() for mask in of_p.tolist())
 
 
-@pytest.mark.parametrize("length", [1, 5, 63])
+@pytest.mark.parametrize("length", [5, 63])
 def test_history_masks_are_those_of_conf_masks(samples, length):
     lengths = F.least(F.col("hist_len") * 9, F.lit(length))
     hist_len = np.minimum(np.array([n for _, n in SAMPLES]) * 9, length)

@@ -73,7 +73,7 @@ def test_the_largest_row_number_makes_a_positive_sample_id(spark):
     assert sorted(made) == [largest << 32, (largest << 32) + 1]
 
 
-@pytest.mark.parametrize(("split", "history", "first_target"), [(TRAIN, 3, 0), (TRAIN, 1, 4), (TRAIN, 20, 2), (VALID, 3, 0), (VALID, 5, 4)])
+@pytest.mark.parametrize(("split", "history", "first_target"), [(TRAIN, 3, 0), (TRAIN, 1, 4), (TRAIN, 20, 2), (VALID, 5, 4)])
 def test_equals_the_plain_builder(spark, split, history, first_target):
     recipe = {"split": split, "history": history, "first_target": first_target}
     want = slow_samples(LOGS, **recipe)
@@ -83,7 +83,7 @@ def test_equals_the_plain_builder(spark, split, history, first_target):
 
 def test_is_the_same_for_any_partitioning(spark):
     recipe = {"split": TRAIN, "history": 4, "first_target": 0}
-    for partitions in (1, 64):
+    for partitions in (1, 8):
         with shuffle_partitions(spark, partitions):
             assert found(events_of(spark, LOGS).repartition(partitions), **recipe) == slow_samples(LOGS, **recipe)
 

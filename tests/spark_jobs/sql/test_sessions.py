@@ -69,10 +69,10 @@ def test_given_sessions_may_interleave_and_clicks_without_one_stay_alone(spark):
     assert cut == [(1, 0, [0, 2]), (1, 1, [5]), (1, 2, [1]), (1, 3, [3]), (1, 4, [4]), (2, 0, [1])]
 
 
-@pytest.mark.parametrize("max_span_s", [None, 2, 5])
-@pytest.mark.parametrize("rule", [Rule("gap", 1), Rule("gap", 3), Rule("given", 1), Rule("user", 1)], ids=str)
-def test_equals_the_slow_twin(spark, rule, max_span_s):
-    rule = Rule(rule.kind, rule.gap_s, max_span_s)
+@pytest.mark.parametrize("max_span_s", [None, 4])
+@pytest.mark.parametrize(("kind", "gap_s"), [("gap", 1), ("gap", 3), ("given", 1), ("user", 1)])
+def test_equals_the_slow_twin(spark, kind, gap_s, max_span_s):
+    rule = Rule(kind, gap_s, max_span_s)
     assert found(sessionise(events_of(spark, LOGS), rule)) == expected(LOGS, rule)
 
 
