@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from conf.names import is_day
 from conf.sections.section import Positive, Section, Share
 
-
 Engine = Literal["compiled", "sql"]
 
 
@@ -70,7 +69,7 @@ class Session(Section):
         None, description="items of a session meet only within so many seconds of each other; null = all do; MicRec 5.3"
     )
     max_user_clicks: Positive = Field(20_000, description="most recent clicks kept per user, against bots; decision")
-    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
 
 
 class Cooc(Section):
@@ -88,7 +87,7 @@ class Cooc(Section):
     category_field: str | None = Field(None, description="item field compared for same_category; null = none")
     beta: float = Field(1.0, ge=0, description="extra weight of pairs of one category; MicRec 4.1 gives none, decision")
     other_category: Literal["keep", "drop"] = Field("keep", description="pairs of two known, different categories")
-    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
 
 
 class Masks(Section):
@@ -106,4 +105,4 @@ class Samples(Section):
 
     masks: Masks = Masks()
     row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
-    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, slower, to read and to compare with")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
