@@ -7,8 +7,8 @@ goes on. A successor names the new forms of its inputs, with the content that th
 `trichannel run` of the day sees that they changed and makes the day anew, the model included.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from conf.retention import in_use
 from conf.settings import Settings
 from spark_jobs.erased_runs import Found, find, one, shown, successor
 from spark_jobs.erased_tables import write_table
-from spark_jobs.session import running
+from spark_jobs.session import known, running
 
 Started = Callable[[], AbstractContextManager[SparkSession]]
 Write = Callable[[Publication, Manifest, pa.Array | None], None]  # a table of the old run -> sealed in the new one; None: copied
@@ -46,7 +46,7 @@ def erase(asked: Request, *, started: Started | None = None) -> int:
     """
     if asked.settings.source.erasure is None:
         raise UsageError("trichannel erase", [Fault("source.erasure names no list of users", fix="--set source.erasure=FILE")])
-    begun = started or partial(running, "erase")
+    begun = partial(_spark, started or partial(running, "erase"))
     if asked.dry_run:
         with begun() as spark:
             found = find(spark, survey(asked.settings), asked.settings)
@@ -68,6 +68,19 @@ def erase(asked: Request, *, started: Started | None = None) -> int:
         print(f"rewrote {summed(found)}", flush=True)
         found.check_keys()
     return 0
+
+
+@contextmanager
+def _spark(started: Started) -> Iterator[SparkSession]:
+    """The session; what fails in its tasks is an error of ours where the cause is known."""
+    with started() as spark:
+        try:
+            yield spark
+        except Exception as error:
+            cause = known(error, "erase")
+            if cause is error:
+                raise
+            raise cause from error
 
 
 def learned_from(stock: Inventory, found: Found) -> list[Run]:

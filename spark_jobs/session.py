@@ -54,6 +54,7 @@ def _session(name: str) -> SparkSession:
 
 _CORRUPT = (
     "is not a Parquet file",
+    "Parquet magic bytes not found",  # the same, by pyarrow
     "Could not read footer",
     "FAILED_READ_FILE",
     "CANNOT_READ_FILE_FOOTER",

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.command import Log, Request
-from conf.errors import LockedError
+from conf.errors import BadDataError, LockedError
 from conf.jobs import JOBS
 from conf.settings import Settings
 from conf.storage import MAIN, Manifest
@@ -221,13 +221,19 @@ def test_a_day_does_not_go_on_from_numbers_with_gaps(spark: SparkSession, tmp_pa
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
-def test_a_day_in_use_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_day_in_use_or_damaged_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
     asked = request_for(tmp_path / "root", day_settings())
     publish_day(spark, asked, until="ingest")
     key = table(asked, "users")["user_key"][0].as_py()
     before = {path: path.read_bytes() for path in (tmp_path / "root" / "main").rglob("run=r1/*")}
     with asked.store.locked("events", asked.ds, "other", asked.settings), pytest.raises(LockedError, match="job=ingest"):
         run_erase(spark, listed(asked, tmp_path, key))  # events may be reading what ingest published
+    assert {path: path.read_bytes() for path in (tmp_path / "root" / "main").rglob("run=r1/*")} == before
+    file = next(path for path in before if path.parts[-4:-2] == ("clicks", f"ds={asked.ds}") and path.suffix == ".parquet")
+    file.write_bytes(bytes(len(before[file])))
+    before[file] = file.read_bytes()
+    with pytest.raises(BadDataError, match="a file cannot be read"):
+        run_erase(spark, listed(asked, tmp_path, key, run_id="e2"))
     assert {path: path.read_bytes() for path in (tmp_path / "root" / "main").rglob("run=r1/*")} == before
 
 
