@@ -113,16 +113,16 @@ def run_stage(cluster: Cluster, job: str, day: TinyDay, *more: str) -> None:
         day.store.manifest(table, DS, day.settings)
 
 
-def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: TinyDay) -> None:
-    """Functions of ours in Spark's Python workers, FAISS there, and two training workers; the rest is in the slow test."""
-    day = TinyDay(cluster.folder / "copy")
+@pytest.mark.parametrize("job", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "cooccurrence")), "candidates"])
+def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: TinyDay, job: str) -> None:
+    """Functions of ours in Spark's Python workers, FAISS and kernels there, two training workers; all stages are in the slow test."""
+    day = TinyDay(cluster.folder / f"copy-{job}")
     shutil.copytree(tiny_day.root, day.root)
-    for job in ("train", "candidates"):
-        run_stage(cluster, job, day, "--force", "--run-id", "cluster")
-        table = jobs.outputs(job, day.settings)[0]
-        manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))
-        hashes = [manifest.content_hash for manifest in manifests]
-        assert hashes[0] == hashes[1], f"{table} is not what one process made of the same tables"
+    run_stage(cluster, job, day, "--force", "--run-id", "cluster")
+    table = jobs.outputs(job, day.settings)[0]
+    manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))
+    hashes = [manifest.content_hash for manifest in manifests]
+    assert hashes[0] == hashes[1], f"{table} is not what one process made of the same tables"
 
 
 @pytest.mark.slow

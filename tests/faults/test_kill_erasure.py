@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_killed_at_any_step_no_run_is_lost_and_the_next_one_finishes(memory_path):
     command = [sys.executable, "-m", "tests.faults.kill_erasure", str(memory_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -62,6 +62,7 @@ def test_measures_of_a_day_by_hand(day_of: Run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_day_unlike_the_last_three_is_refused_and_the_next_one_is_not(day_of: Run, tmp_path: Path) -> None:
     for ds, each in (("2026-01-27", 4), ("2026-01-28", 5), ("2026-01-29", 6)):
         day_of(ds, clicks(2, each))

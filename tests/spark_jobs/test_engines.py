@@ -56,7 +56,7 @@ def run(spark, encoded, run_id, *changes, jobs=None):
     return [(manifest.table, manifest.content_hash, manifest.counters) for manifest in manifests]
 
 
-@pytest.mark.parametrize("shape", [pytest.param(n, marks=[pytest.mark.slow] * (n > 1)) for n in range(len(SHAPES))])
+@pytest.mark.parametrize("shape", [pytest.param(n, marks=[pytest.mark.slow] * (n > 0)) for n in range(len(SHAPES))])
 def test_both_engines_publish_the_same_tables(spark, encoded, shape):
     compiled, sql = (
         run(spark, encoded, f"{engine}{shape}", SHAPES[shape], {section: {"engine": engine} for section in ENGINES})

@@ -177,6 +177,7 @@ def test_clicks_are_those_that_a_run_under_the_list_publishes_and_the_next_run_m
 # ---- older runs, variants, days ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_older_runs_and_variants_too_and_what_killed_attempts_left(spark: SparkSession, tmp_path: Path) -> None:
     asked = request_for(tmp_path / "root", day_settings())
     publish_day(spark, asked, until="events")
@@ -208,6 +209,7 @@ def test_older_runs_and_variants_too_and_what_killed_attempts_left(spark: SparkS
     assert files_naming(tmp_path / "root", keys[:2]) == set()
 
 
+@pytest.mark.slow
 def test_a_day_does_not_go_on_from_numbers_with_gaps(spark: SparkSession, tmp_path: Path) -> None:
     asked = request_for(tmp_path / "root", day_settings())
     publish_day(spark, asked, until="vocabulary")

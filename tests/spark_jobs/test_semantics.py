@@ -207,6 +207,7 @@ def write_encoder(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_in_a_folder_runs_inside_spark(spark: SparkSession, tmp_path: Path) -> None:
     st_package = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed; it is the extra `semantics`")
     write_encoder(tmp_path)
