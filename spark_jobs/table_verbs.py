@@ -150,7 +150,10 @@ def _gc(arguments: Arguments) -> int:
 
 
 def _erase_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "The list is source.erasure. Every run of every day and variant is looked at, so --ds and --variant are refused. Locks are never broken."
+    parser.epilog = (
+        "The list is source.erasure. Every run of every day and variant is looked at, so --ds and --variant are refused. "
+        "Locks are never broken."
+    )
     parser.set_defaults(variant=None)
 
 
