@@ -124,7 +124,5 @@ def _check(item: I32, block: Block) -> None:
     # A compiled kernel does not look where it writes.
     if len(item) and not 0 < item.min() <= item.max() <= block.num_items:
         found = f"{item.min()} to {item.max()}, item_feat has {block.num_items} rows"
-        fault = Fault(
-            "item_idx is not a row number of item_feat", found, "made from other tables: run trichannel events --force"
-        )
+        fault = Fault("item_idx is not a row number of item_feat", found, "made from other tables: run trichannel events --force")
         raise BadDataError("table sessions", [fault])
