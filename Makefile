@@ -1,6 +1,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all package package-zip package-env clean
+MILLIONS ?= 5
+REPEATS ?= 5
+.PHONY: help setup demo check test test-all bench-spark package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -24,6 +26,10 @@ test: check  ## check, then the tests
 
 test-all: check  ## check, then all the tests, the slow ones too
 	$(in_env) python -m pytest -m ''
+
+bench-spark: setup  ## the data jobs beside Polars and DuckDB (MILLIONS=5 REPEATS=5 PEERS=<folder of peers.py>)
+	$(in_env) python -c "import polars, duckdb" || $(in_env) python -m pip install --quiet -e ".[bench]"
+	$(in_env) python bench/data_jobs.py --millions $(MILLIONS) --repeats $(REPEATS) $(if $(PEERS),--peers $(PEERS))
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 

@@ -1,12 +1,12 @@
 """Our jobs sessions, cooccurrence and samples beside what a user would pick instead, on the same events, in one run.
 
-    make bench-spark [MILLIONS=5] [REPEATS=5] [PEERS=folder of clicklog.py and peers.py]
+    make bench-spark [MILLIONS=5] [REPEATS=5] [PEERS=<folder of clicklog.py and peers.py>]
 
-Ours is the job as it ships: inputs resolved, files read, rows checked and hashed, manifest and pointer written; the JVM is up, its first
-repeat is cold. The peers are single statements of Polars and DuckDB, each in a process of its own, whose start is not counted. `floor` is
-our compiled kernels in one process with two threads, without Spark, checks and hashes. All have the same allocator settings. Repeats are
-interleaved; outputs are compared row for row before a time is printed. The log has no two clicks of a user at one time and no session
-of more than 50 clicks, since the peers leave ties and longer sessions undefined.
+Ours is the job as it ships, in local mode with 10 GB for the JVM: inputs resolved, files read, rows checked and hashed, manifest and
+pointer written; the JVM is up, the first repeat is cold. The peers are single statements of Polars and DuckDB, each in a process of its
+own, whose start is not counted. `floor` is our compiled kernels in one process with two threads, without Spark, checks and hashes. All
+have the same allocator settings. Repeats are interleaved; outputs are compared row for row before a time is printed. The log has no two
+clicks of a user at one time and no session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
 """
 
 import argparse
@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GAP_S, MAX_ITEMS, TOP, HISTORY, THREADS = 3600, 50, 100, 20, 2
 DS = "2024-12-31"
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
+SPARK = "--master local[2] --driver-memory 10g --conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
+SPARK += " --conf spark.sql.shuffle.partitions=16 --conf spark.driver.host=127.0.0.1 --driver-java-options -Xss8m pyspark-shell"
 PEERS = {"sessions": ("polars", "duckdb"), "cooc": ("polars", "duckdb"), "samples": ("duckdb", "polars")}
 
 
@@ -204,7 +206,7 @@ def _cooc_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
     left = pq.read_table(ours, columns=["item_i", "item_j", "count"])
     right = pq.read_table(theirs)
     sizes = np.diff(right["nbr"].combine_chunks().offsets.to_numpy())
-    item = np.repeat(right["item"].to_numpy(), sizes)
+    item = np.repeat(right.column(0).to_numpy(), sizes)
     tables = []
     for i, j, count in (
         [left[name].to_numpy() for name in ("item_i", "item_j", "count")],
@@ -265,6 +267,7 @@ def main() -> None:
     if not (asked.peers / "peers.py").is_file():
         raise SystemExit(f"no peers.py in {asked.peers}: name its folder, make bench-spark PEERS=...")
     os.environ.update(ALLOCATOR)
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", SPARK)
     name = f"{asked.millions:g}m"
     clicks, root, exported = asked.work / f"clicks-{name}", asked.work / f"root-{name}", asked.work / f"events-{name}"
     if not clicks.is_dir():

@@ -54,7 +54,7 @@ def arrow_schema(table: Table) -> pa.Schema:
 
 
 def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], build: Build[Piece]) -> Written:
-    """Write the table, a task and a file for each piece.
+    """Write the table, a task for each piece and a file for each that has rows.
 
     build(piece, counts) runs on the executors: it yields batches in the table's `arrow_schema`, each a row group, and may add to
     `counts`, which are summed over all pieces. Keys are not compared across files: each key must come from one piece only.
@@ -81,7 +81,8 @@ def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], buil
     faults = list(dict.fromkeys(fault for part in parts for fault in part.faults))
     if faults:
         raise BadDataError(f"table {table.name}, ds={context.ds}", faults)
-    files = tuple(part.file for part in parts)
+    # A file without rows is one that every reader opens for nothing; of a table without any rows one stays.
+    files = tuple(part.file for part in parts if part.file.rows) or tuple(part.file for part in parts[:1])
     _remove_losers(context.store.fs, folder, prefix, {file.name for file in files})
     counts: Counter[str] = Counter()
     for part in parts:
@@ -125,7 +126,7 @@ def row_hashes(batch: pa.RecordBatch) -> U64:
 
 
 def _remove_losers(filesystem: pafs.FileSystem, folder: str, prefix: str, winners: set[str]) -> None:
-    """Remove what attempts wrote that were killed, or overtaken by a speculative twin."""
+    """Remove what attempts wrote that were killed, or overtaken by a speculative twin; and files without rows."""
     for info in filesystem.get_file_info(pafs.FileSelector(folder)):
         if info.base_name.startswith(prefix) and info.base_name not in winners:
             filesystem.delete_file(info.path)

@@ -21,7 +21,7 @@ import pytest
 from conf import jobs
 from tests.tiny_day import DS, TinyDay
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPARK_HOME = Path(pyspark.__file__).parent
@@ -113,7 +113,7 @@ def run_stage(cluster: Cluster, job: str, day: TinyDay, *more: str) -> None:
         day.store.manifest(table, DS, day.settings)
 
 
-@pytest.mark.parametrize("job", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "cooccurrence")), "candidates"])
+@pytest.mark.parametrize("job", ["train", "cooccurrence", "candidates"])
 def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: TinyDay, job: str) -> None:
     """Functions of ours in Spark's Python workers, FAISS and kernels there, two training workers; all stages are in the slow test."""
     day = TinyDay(cluster.folder / f"copy-{job}")
@@ -125,7 +125,6 @@ def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: Tin
     assert hashes[0] == hashes[1], f"{table} is not what one process made of the same tables"
 
 
-@pytest.mark.slow
 def test_each_stage_alone(cluster: Cluster) -> None:
     day = TinyDay(cluster.folder / "root")
     for job in jobs.stages(day.settings):

@@ -71,7 +71,7 @@ def test_the_shards_hold_what_they_are_for() -> None:
         assert all(first[row] < row for row in SHARDS[3][2]), f"rank 2 of 3 has an anchor by {name}"
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_first_step_equals_one_process(
     case: str, num_workers: int, single: dict[str, Any], workers: Callable[[int], dict[str, Any]]

@@ -50,10 +50,12 @@ def _start(folder: Path, moment: str) -> Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """Every moment at once: most of the time is Spark's start."""
+def killed(request, tmp_path_factory):
+    """Every moment that is asked for at once: most of the time is Spark's start."""
     folder = tmp_path_factory.mktemp("killed")
-    runs = {moment: _start(folder, moment) for moment in (*MOMENTS, "slow")}
+    params = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    asked = {each["moment"] for each in params if "moment" in each}
+    runs = {moment: _start(folder, moment) for moment in (*MOMENTS, "slow") if moment in asked | {"slow"}}
     yield runs
     for run in runs.values():
         run.process.kill()
@@ -77,7 +79,7 @@ def _runs_seen(asked: Request) -> dict[str, str]:
     return {table: m.run_id for table, m in asked.store.manifests(("events", "user_state"), DS, asked.settings).items()}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("manifest", "published"))) for m in MOMENTS])
 def test_killed_job_leaves_old_or_new_tables_whole_and_its_rerun_the_same_content(spark, killed, undisturbed, moment):
     run = killed[moment]
     assert run.process.wait(timeout=240) == -signal.SIGKILL, (run.root.parent / f"{moment}.log").read_text()

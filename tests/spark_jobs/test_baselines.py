@@ -147,6 +147,7 @@ def test_als_serves_users_kept_out_of_training(spark: SparkSession, histories: d
     assert {i % 2 for i in found[102]} == {1}
 
 
+@pytest.mark.slow
 def test_the_grid_is_chosen_by_valid_recall(spark: SparkSession, histories: dict[int, list[int]]) -> None:
     counts = baselines.train_counts(events(spark, histories)).persist()
     asked, eligible = asked_of(spark, histories), catalogue(spark, range(1, 41))

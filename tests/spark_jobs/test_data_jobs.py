@@ -58,7 +58,7 @@ def run_chain(spark, asked: Request, log) -> Made:
     return Made(asked, contents)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["last_k", pytest.param("temporal", marks=pytest.mark.slow), "user"])
 def made(request, spark, tmp_path_factory) -> Made:
     return run_chain(spark, request_of(tmp_path_factory.mktemp(request.param), request.param), LOG)
 

@@ -90,6 +90,7 @@ def test_days_0_measures_nothing(day_of: Run) -> None:
     assert "drift" not in day_of("2026-01-28", clicks(2, 4), gates={"days": 0})
 
 
+@pytest.mark.slow
 def test_an_earlier_day_that_is_damaged_is_left_out_and_named(day_of: Run, tmp_path: Path) -> None:
     day_of("2026-01-28", clicks(2, 4))
     (manifest,) = (tmp_path / "root/main/clicks/ds=2026-01-28").glob("*/manifest.json")

@@ -161,6 +161,7 @@ def test_again_there_is_nothing_to_do(day: Day, spark: SparkSession, capsys: pyt
     assert day.asked.store.read_status("e2")["status"] == "ok"  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_clicks_are_those_that_a_run_under_the_list_publishes_and_the_next_run_makes_all_anew(day: Day, spark: SparkSession) -> None:
     root = Path(day.asked.settings.storage.root).with_name("again")
     shutil.copytree(day.asked.settings.storage.root, root)

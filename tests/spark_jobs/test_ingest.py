@@ -272,6 +272,7 @@ def test_what_is_refused_publishes_nothing(
     assert not list((tmp_path / "root" / "main").glob("_current/ingest/*.json"))
 
 
+@pytest.mark.slow
 def test_the_generated_log_is_the_same_for_any_partitioning(spark: SparkSession, make_request: Callable[..., Request]) -> None:
     small = {"users": 40, "items": 120, "clicks": 900, "topics": 6, "days": 7}
     hashes = []

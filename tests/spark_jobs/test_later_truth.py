@@ -63,6 +63,7 @@ def all_train(spark: SparkSession, asked: Request) -> None:
     run_job(Job("events", transform), spark, replace(asked, force=True))
 
 
+@pytest.mark.slow
 def test_a_published_day_is_scored_against_a_later_one(spark: SparkSession, copy_of_day) -> None:
     asked = copy_of_day(evaluation={"baselines": ["most_pop", "als"], "max_users": 100})
     all_train(spark, asked)

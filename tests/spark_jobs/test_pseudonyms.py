@@ -103,6 +103,7 @@ def test_without_a_key_nothing_is_run(spark: SparkSession, asked_for: Callable[.
         assert not secret or secret not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_key_is_seen_and_refused_unless_it_is_meant(spark: SparkSession, asked_for: Callable[..., Request]) -> None:
     first = asked_for(KEYED, ds="2026-01-30")
     run_job(ingest.JOB, spark, first)

@@ -305,6 +305,7 @@ def shop(folder: Path, **items: Any) -> dict[str, Any]:
     return {"kind": "generic", "path": str(folder / "clicks.csv"), "items": {"key": "item_key", **items}}
 
 
+@pytest.mark.slow
 def test_content_vectors_of_the_source(spark: SparkSession, tmp_path: Path, make_request: Any) -> None:
     vectors = [[2.0, 0.0], [1.0, 1.0], [3.0, 0.3], None, [0.0, 0.0], [float("nan"), 1.0]]
     table = {"item_key": [f"i{n}" for n in range(6)], "embedding": pa.array(vectors, pa.list_(pa.float64()))}

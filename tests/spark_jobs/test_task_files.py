@@ -1,11 +1,11 @@
 """Tables that tasks write: hashed as Spark hashes them, faults of all pieces told, files of losers removed."""
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs as pafs
 
 from conf.errors import BadDataError, Fault
 from conf.schemas.table import Column, Table
@@ -71,12 +71,12 @@ def numbers(*values):
 
 def files_in(context, written):
     folder = context.store.run_folder("small", context.ds, context.run_id)
-    found = sorted(info.base_name for info in context.store.fs.get_file_info(__import__("pyarrow").fs.FileSelector(folder)))
+    found = sorted(info.base_name for info in context.store.fs.get_file_info(pafs.FileSelector(folder)))
     assert found == sorted(file.name for file in written.files)
     return [f"{folder}/{file.name}" for file in written.files]
 
 
-def test_a_task_and_a_file_for_each_piece_a_row_group_for_each_batch(context):
+def test_a_file_for_each_piece_with_rows_a_row_group_for_each_batch(context):
     def build(piece, counts):
         counts["rows"] += piece
         counts["pieces"] += 1
@@ -85,11 +85,18 @@ def test_a_task_and_a_file_for_each_piece_a_row_group_for_each_batch(context):
 
     written = write_by_tasks(context, SMALL, [3, 0, 5], build)
     assert written.counts == {"rows": 8, "pieces": 3}
-    assert [(file.rows, file.row_group_rows) for file in written.files] == [(3, (2, 1)), (0, ()), (5, (2, 2, 1))]
+    assert [(file.rows, file.row_group_rows) for file in written.files] == [(3, (2, 1)), (5, (2, 2, 1))]
     read = [pq.read_table(path)["n"].to_pylist() for path in files_in(context, written)]
-    assert read == [[0, 1, 2], [], [0, 1, 2, 3, 4]]
+    assert read == [[0, 1, 2], [0, 1, 2, 3, 4]]
     total = context.spark.read.parquet(*files_in(context, written)).select(row_hash(SMALL)).collect()
     assert written.total == sum(row[0] for row in total) % 2**64
+
+
+def test_a_table_without_rows_is_one_file(context):
+    written = write_by_tasks(context, SMALL, [0, 0, 0], lambda _piece, _counts: iter(()))
+    assert [file.rows for file in written.files] == [0]
+    assert [pq.read_table(path).num_rows for path in files_in(context, written)] == [0]
+    assert written.total == 0
 
 
 def test_the_faults_of_all_pieces_are_told_and_nulls_are_one(context):
@@ -103,22 +110,13 @@ def test_the_faults_of_all_pieces_are_told_and_nulls_are_one(context):
 
 
 def test_what_a_losing_attempt_left_is_removed(context):
+    attempt, folder = context.publication.attempt, context.store.run_folder("small", context.ds, context.run_id)
+
     def build(piece, _counts):
+        with open(f"{folder}/part-{attempt}-{piece:05d}-99999.parquet", "wb") as file:  # as a speculative twin would leave it
+            file.write(b"half")
         yield numbers(piece)
 
-    class Slow:
-        """Leaves a file of the same attempt of the run behind, as a speculative twin would."""
-
-        def __call__(self, piece, counts):
-            from pyspark import TaskContext
-
-            folder = context_folder
-            with open(f"{folder}/part-{attempt}-00009-{TaskContext.get().taskAttemptId() + 1000}.parquet", "wb") as file:
-                file.write(b"half")
-            yield numbers(piece)
-
-    attempt = context.publication.attempt
-    context_folder = context.store.run_folder("small", context.ds, context.run_id)
-    written = write_by_tasks(context, SMALL, [1, 2], Slow())
+    written = write_by_tasks(context, SMALL, [1, 2], build)
     assert len(files_in(context, written)) == 2
-    assert np.sum([file.rows for file in written.files]) == 2
+    assert sum(file.rows for file in written.files) == 2

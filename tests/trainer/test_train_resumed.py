@@ -87,7 +87,7 @@ def kill_at(settings: Settings, folder: Path, saves: int) -> dict[str, int]:
     return progress
 
 
-@pytest.mark.parametrize("saves", [1, 6])
+@pytest.mark.parametrize("saves", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_a_killed_training_resumes_with_the_same_losses(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     monkeypatch.setattr(fit, "LOG_STEPS", 1)  # a line for every step
     values: dict[str, object] = {"epochs": 3, "checkpoint_steps": 5, "batch": 24}
