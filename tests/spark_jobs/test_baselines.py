@@ -136,6 +136,7 @@ def test_als_vectors_and_lists_are_those_of_mllib(spark: SparkSession, histories
     assert found == {user: [i for i in every[user] if i not in histories[user]][:5] for user in histories}
 
 
+@pytest.mark.slow
 def test_als_serves_users_kept_out_of_training(spark: SparkSession, histories: dict[int, list[int]]) -> None:
     counts = baselines.train_counts(events(spark, histories))
     factors = baselines.train_als(counts, rank=4, reg=0.05, alpha=10.0, iterations=4, seed=5)

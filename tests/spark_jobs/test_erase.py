@@ -243,7 +243,7 @@ def test_a_day_in_use_or_damaged_is_left_alone(spark: SparkSession, tmp_path: Pa
 # ---- pseudonyms, rejects ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "with pseudonyms"])
+@pytest.mark.parametrize("keyed", [pytest.param(False, id="plain"), pytest.param(True, id="with pseudonyms", marks=pytest.mark.slow)])
 def test_pseudonyms_and_raw_text(
     spark: SparkSession, make_request: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool
 ) -> None:

@@ -260,6 +260,7 @@ def test_any_partitioning_gives_the_same(spark: SparkSession, tmp_path: Path) ->
             spark.conf.set(key, str(old))
 
 
+@pytest.mark.slow
 def test_the_packaged_configuration_ingests(spark: SparkSession, tmp_path: Path, make_request: Callable[..., Request]) -> None:
     """Six users and six books, all with five reviews at least, and one of each without; one bad line of each file."""
     lines = [review(f"A{user}", f"000000000{item}", DAY_1 + 86_400 * item) for user in range(6) for item in range(6)]

@@ -115,6 +115,7 @@ def test_any_partitioning_gives_the_same(spark: SparkSession, tmp_path: Path) ->
             spark.conf.set(key, str(old))
 
 
+@pytest.mark.slow
 def test_the_packaged_configuration_ingests(spark: SparkSession, tmp_path: Path, make_request: Callable[..., Request]) -> None:
     """Six users view six items each on the days of the log; what lies outside is counted, what is broken is refused."""
     views = [f"{user},{item},9,pv,{FIRST + DAY * item + user}\n" for user in range(1, 7) for item in range(1, 7)]
