@@ -99,15 +99,16 @@ class Ours:
             "bench", self.settings, (), DS, MAIN, run_id, force=True, break_lock=False, dry_run=False, log=Log("text", run_id=run_id)
         )
 
-    def run(self, job: str, run_id: str) -> float:
+    def run(self, job: str) -> float:
         """Seconds of the whole job."""
         from importlib import import_module
 
         from conf.jobs import module_of
+        from conf.manifest import new_run_id
         from spark_jobs.job import run_job
 
         began = time.perf_counter()
-        run_job(import_module(module_of(job)).JOB, self.spark, self.request(run_id))
+        run_job(import_module(module_of(job)).JOB, self.spark, self.request(new_run_id()))
         return time.perf_counter() - began
 
     def files(self, table: str) -> list[str]:
@@ -273,7 +274,7 @@ def main() -> None:
     if not clicks.is_dir():
         make_log(asked.peers, asked.millions, clicks)
     ours = Ours(clicks, root)
-    before = {job: ours.run(job, "bench") for job in ("ingest", "vocabulary", "events")} if not exported.is_dir() else {}
+    before = {job: ours.run(job) for job in ("ingest", "vocabulary", "events")} if not exported.is_dir() else {}
     if not exported.is_dir():
         export_events(ours.files("events"), exported)
     report = {"millions": asked.millions, "before_s": before, "tasks": {}}
@@ -293,7 +294,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, exported: Path) 
     peaks: dict[str, float] = {}
     engines = [engine for engine in PEERS[task] if engine in asked.engines.split(",")]
     for repeat in range(asked.repeats):
-        seconds["ours"].append(ours.run(job, f"{task}-{repeat}"))
+        seconds["ours"].append(ours.run(job))
         source = str(exported) if task != "cooc" else str(Path(ours.files("sessions")[0]).parent)
         seconds.setdefault("floor", []).append(floor(ours, task, asked.work / f"{task}-floor"))
         for engine in engines:
