@@ -115,10 +115,6 @@ class Ours:
         """The files of the current version."""
         return self.store.files_of(self.store.manifest(table, DS, self.settings))
 
-    def counters(self, table: str) -> dict[str, object]:
-        """What the current version's manifest counts."""
-        return dict(self.store.manifest(table, DS, self.settings).counters)
-
 
 def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[float, float]:
     """(seconds, peak GB) of one repeat."""
