@@ -41,7 +41,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "sessions": JobSpec(("events",), ("sessions",), ("session",)),
     "cooccurrence": JobSpec(("events", "sessions", "item_feat"), ("cooc",), ("session", "cooc")),
     "semantics": JobSpec(("items", "item_index"), ("sem_nn",), ("semantics",)),
-    "samples": JobSpec(("events", "user_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
+    "samples": JobSpec(("events", "user_feat", "item_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
         ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
         ("model",),

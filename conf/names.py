@@ -9,7 +9,7 @@ from conf.tables import TABLES
 DS = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # variants, run ids: they become folder names
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-MASK_COLUMN = re.compile(r"(um|uh|vm)_b\d+")
+MASK_COLUMN = re.compile(r"(um|uh|vm)_[ab]\d+")
 # A field becomes a column of these tables, and a user field stands beside a user's `items` when users are encoded.
 RESERVED_COLUMNS = {column.name for table in TABLES.values() if table.extra for column in table.columns} | {
     "user_id",

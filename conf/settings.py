@@ -140,7 +140,8 @@ class Settings(Section):
     def shape(self) -> Shape:
         """What else decides table columns."""
         vectors = self.source.items.vector is not None
-        return Shape(history=self.model.history, mask_draws=self.samples.masks.draws, layout=self.merge.layout, vectors=vectors)
+        masks = self.samples.masks
+        return Shape(self.model.history, masks.draws, layout=self.merge.layout, vectors=vectors, strategy=masks.strategy)
 
     def section_hash(self, sections: Sequence[str]) -> str:
         """16 hex digits over the named sections ("source" or "model.history"), so that other settings never rebuild a table."""

@@ -1,7 +1,7 @@
 """Columns that depend on the settings: feature fields, as text and as ids, and masks."""
 
 from conf.fields import Field, Registry
-from conf.schemas.table import Column, Shape
+from conf.schemas.table import Column, Shape, masked_views
 
 CONTENT_VECTOR = Column("content_vector", "array<float32>", "column source.items.vector of the source, of any length", nullable=True)
 
@@ -15,15 +15,16 @@ def mask_type(num_bits: int) -> str:
 
 
 def mask_columns(registry: Registry, shape: Shape) -> tuple[Column, ...]:
-    """um_b<e>, uh_b<e>, vm_b<e> for each draw e: view b of user fields, history positions, item fields. View a is clean: not stored."""
+    """um_<v><e>, uh_<v><e>, vm_<v><e> for each draw e and masked view v: user fields, history positions, item fields."""
     kinds = (
-        ("um_b", len(registry.user), "user field f is masked"),
-        ("uh_b", shape.history, "history position f is dropped"),
-        ("vm_b", len(registry.item), "item field f is masked"),
+        ("um", len(registry.user), "user field f is masked"),
+        ("uh", shape.history, "history position f is dropped"),
+        ("vm", len(registry.item), "item field f is masked"),
     )
     return tuple(
-        Column(f"{prefix}{draw}", mask_type(bits), f"view b, draw {draw}: bit f set = {meaning}")
+        Column(f"{prefix}_{view}{draw}", mask_type(bits), f"view {view}, draw {draw}: bit f set = {meaning}")
         for draw in range(shape.mask_draws)
+        for view in masked_views(shape.strategy)
         for prefix, bits, meaning in kinds
     )
 

@@ -148,6 +148,6 @@ DATA: Final = (
         ),
         ("sample_id",),
         extra=sample_extra,
-        extra_doc="single user fields; masks of view b",
+        extra_doc="single user fields; masks of view b, and of view a where `samples.masks.strategy` masks both",
     ),
 )

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from conf.fields import Registry
+
+View = Literal["a", "b"]
+Strategy = Literal["random_p", "rfm", "cfm"]  # of the masks; see conf.masks
 
 SOURCES_TYPE: Final = "array<struct<channel:string,rank:int32,score:float32>>"
 TYPES: Final = (
@@ -52,10 +55,16 @@ class Shape:
     """What of the settings, besides the fields, decides columns.
 
     history: length L of `samples.hist`. mask_draws: stored mask draws E. layout: of `candidates`, rows or lists.
-    vectors: whether `items` holds content vectors.
+    vectors: whether `items` holds content vectors. strategy: of the masks.
     """
 
     history: int = 20
     mask_draws: int = 1
     layout: str = "rows"
     vectors: bool = False
+    strategy: Strategy = "random_p"
+
+
+def masked_views(strategy: Strategy) -> tuple[View, ...]:
+    """The views whose masks are stored; one that is clean has none."""
+    return ("b",) if strategy == "random_p" else ("a", "b")

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from conf.names import is_day
+from conf.schemas.table import Strategy
 from conf.sections.section import Positive, Section, Share
 
 Engine = Literal["compiled", "sql"]
@@ -90,12 +91,29 @@ class Cooc(Section):
     engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
 
 
-class Masks(Section):
-    """The perturbed view of each training sample; MIC 3.3.1."""
+class MutualInformation(Section):
+    """What one field tells about another: how fields that belong together are known; Yao et al. 2021, eq. 4."""
 
-    strategy: Literal["random_p"] = Field("random_p", description="random_p: each field on its own; MIC 3.3.1")
-    p_field: Share = Field(0.3, description="probability that a field is masked; decision, MIC gives none")
-    p_hist: Share = Field(0.2, description="probability that a history position is dropped; decision")
+    normalise: Literal["none", "min_entropy", "sqrt"] = Field(
+        "none", description="min_entropy: divided by the smaller entropy of the two; sqrt: by the root of their product; Yao: none"
+    )
+    max_values: Positive = Field(10_000, description="most frequent values of a field that count each, the others count as one; decision")
+
+
+class Masks(Section):
+    """The perturbed views of each training sample; MIC 3.3.1, Yao et al. 2021."""
+
+    strategy: Strategy = Field(
+        "random_p",
+        description="random_p: each field on its own, view a is clean; MIC 3.3.1; rfm: half of them; cfm: those that belong together; Yao et al.",
+    )
+    p_field: Share = Field(0.3, description="probability that a field is masked (random_p); decision, MIC gives none")
+    complementary: bool = Field(True, description="the views hide no field in common; false: each a half of its own (rfm)")
+    mi: MutualInformation = MutualInformation()
+    p_hist: Share = Field(0.2, description="probability that a history position is dropped, in each masked view; decision")
+    p_val: Share = Field(
+        0.0, description="probability that a value of a multi-valued field is dropped; MIC drops none, Yao et al. and MicRec do (try 0.2)"
+    )
     draws: Positive = Field(1, description="mask draws stored per sample; epoch e uses draw e mod draws")
     seed: int = Field(17, description="seed of the masks")
 
