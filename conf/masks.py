@@ -9,7 +9,7 @@ Bit f of a mask set = field or position f is hidden. Strategies for the fields o
 Under rfm and cfm both views drop history positions, too. With fewer than two fields nothing is hidden: all would be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from conf.draws import below, u01
 from conf.fields import Side
 from conf.schemas.table import Strategy, View, masked_views
+from conf.settings import Settings
 
 I64 = npt.NDArray[np.int64]
 
@@ -89,6 +90,28 @@ class Masking:
     def history_word(self, view: View) -> int:
         """The word of the draw of the dropped history positions."""
         return _HISTORY[view]
+
+    def maskable(self) -> dict[str, int]:
+        """How many fields of each side are ever hidden: all, or 0 where there are fewer than two, and dropout alone perturbs them."""
+        return {side: num if num > 1 else 0 for side, num in (("user", self.user_fields), ("item", self.item_fields))}
+
+
+def masking_of(settings: Settings, patterns: Mapping[str, Sequence[int]]) -> Masking:
+    """What the settings say of masks. patterns: of each side, for cfm; fact `mask_patterns` in the manifest of samples, {} else."""
+    registry, masks = settings.registry(), settings.samples.masks
+    return Masking(
+        history=settings.model.history,
+        user_fields=len(registry.user),
+        item_fields=len(registry.item),
+        p_field=masks.p_field,
+        p_hist=masks.p_hist,
+        draws=masks.draws,
+        seed=masks.seed,
+        strategy=masks.strategy,
+        complementary=masks.complementary,
+        user_patterns=tuple(patterns.get("user", ())),
+        item_patterns=tuple(patterns.get("item", ())),
+    )
 
 
 def masks_of(masking: Masking, sample_id: I64, hist_len: I64, draw: int) -> dict[str, I64]:

@@ -1,4 +1,4 @@
-"""events -> samples: each train and valid click with what its user did before it, and the masks of view b.
+"""events -> samples: each train and valid click with what its user did before it, and the masks of its views.
 
 A row holds everything a training step needs about the user; item features are looked up by item_idx.
 """
@@ -15,13 +15,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.files import open_root
-from conf.masks import UH_B, UM_B, VM_B
+from conf.masks import Masking, masking_of
 from conf.settings import Settings
 from conf.tables import TRAIN, VALID, resolve
 from spark_jobs.event_files import read_events
 from spark_jobs.job import Context, Job, Made, Output, main, spark_schema
-from spark_jobs.kernels.compiled import I16, I32, I64
-from spark_jobs.kernels.samples import field_masks, history_masks, permutation, positions_in_user, windows
+from spark_jobs.kernels.compiled import I32
+from spark_jobs.kernels.samples import permutation, positions_in_user, windows
+from spark_jobs.masks import compiled_masks
+from spark_jobs.mutual_information import patterns_of
 from spark_jobs.splits import FIRST_TARGET
 from spark_jobs.sql import samples as sql
 from spark_jobs.sql.masks import with_masks
@@ -37,33 +39,23 @@ class Recipe:
     """What the rows of one configuration hold.
 
     history: L. first_target: position of a train user's first target, from 0. user_columns: single user fields, copied from
-    user_feat. num_user_fields, num_item_fields: bits of the field masks. p_field, p_hist, draws, seed: of the masks.
+    user_feat.
     """
 
     history: int
     first_target: int
     user_columns: tuple[str, ...]
-    num_user_fields: int
-    num_item_fields: int
-    p_field: float
-    p_hist: float
-    draws: int
-    seed: int
+    masks: Masking
 
 
-def recipe_of(settings: Settings, *, split_kind: str) -> Recipe:
+def recipe_of(settings: Settings, masks: Masking, *, split_kind: str) -> Recipe:
     """The recipe of these settings; under the user split a train user's first targets are history only (ComiRec)."""
-    registry, masks = settings.registry(), settings.samples.masks
+    registry = settings.registry()
     return Recipe(
         history=settings.model.history,
         first_target=FIRST_TARGET if split_kind == "user" else 0,
         user_columns=tuple(field.name for field in registry.user if field.role == "single"),
-        num_user_fields=len(registry.user),
-        num_item_fields=len(registry.item),
-        p_field=masks.p_field,
-        p_hist=masks.p_hist,
-        draws=masks.draws,
-        seed=masks.seed,
+        masks=masks,
     )
 
 
@@ -92,20 +84,9 @@ def samples_of(
         lists = pa.ListArray.from_arrays(pa.array(np.arange(len(some) + 1, dtype=np.int32) * recipe.history), pa.array(hist))
         columns = {"sample_id": sample_id, "user_idx": user[some], "item_idx": item[some], "ts": ts[some], "split": stage[some]}
         columns |= {"hist_len": hist_len, "weight": weight[some], **{name: column[some] for name, column in user_columns.items()}}
-        arrays = {name: pa.array(column) for name, column in (columns | masks_of(sample_id, hist_len, recipe)).items()}
+        arrays = {name: pa.array(column) for name, column in (columns | compiled_masks(recipe.masks, sample_id, hist_len)).items()}
         arrays["hist"] = lists
         yield pa.RecordBatch.from_arrays([arrays[field.name].cast(field.type) for field in schema], schema=schema)
-
-
-def masks_of(sample_id: I64, hist_len: I16, recipe: Recipe) -> dict[str, I64]:
-    """um_b<e>, uh_b<e>, vm_b<e> for each draw e."""
-    found: dict[str, I64] = {}
-    seed = recipe.seed % 2**64
-    for draw in range(recipe.draws):
-        found[f"um_b{draw}"] = field_masks(sample_id, recipe.num_user_fields, recipe.p_field, seed, draw, UM_B)
-        found[f"uh_b{draw}"] = history_masks(sample_id, hist_len, recipe.p_hist, seed, draw, UH_B)
-        found[f"vm_b{draw}"] = field_masks(sample_id, recipe.num_item_fields, recipe.p_field, seed, draw, VM_B)
-    return found
 
 
 def columns_of_users(uris: Sequence[str], names: Sequence[str], user: I32) -> dict[str, I32]:
@@ -189,17 +170,7 @@ def by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, nu
         cut = sql.cut_windows(
             events, split=split, history=recipe.history, first_target=recipe.first_target, user_columns=recipe.user_columns
         )
-        masked = with_masks(
-            cut,
-            history=recipe.history,
-            num_user_fields=recipe.num_user_fields,
-            num_item_fields=recipe.num_item_fields,
-            p_field=recipe.p_field,
-            p_hist=recipe.p_hist,
-            draws=recipe.draws,
-            seed=recipe.seed,
-        )
-        rows = masked.select(*(F.col(field.name).cast(field.dataType) for field in schema))
+        rows = with_masks(cut, recipe.masks).select(*(F.col(field.name).cast(field.dataType) for field in schema))
         parts.append(shuffled(rows, -(-num // (group * ROW_GROUPS_PER_FILE))))
     return Output(parts[0] if len(parts) == 1 else parts[0].union(parts[1]), options=exact_row_groups(group))
 
@@ -207,10 +178,11 @@ def by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, nu
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Made]:
     """The job. Train and valid rows stand in files of their own, so that a reader of one split opens no file of the other."""
     settings = context.settings
-    recipe = recipe_of(settings, split_kind=str(context.facts["split_kind"]))
+    masks = masking_of(settings, patterns_of(context, tables) if settings.samples.masks.strategy == "cfm" else {})
+    recipe = recipe_of(settings, masks, split_kind=str(context.facts["split_kind"]))
     counters = count_targets(tables["events"], context.manifests["events"].counters, recipe)
     group = row_group_rows(counters["train_samples"], wanted=settings.samples.row_group_rows, streams=settings.trainer.streams)
-    context.counters.update(counters | {"row_group_rows": group})
+    context.counters.update(counters | {"row_group_rows": group, "fields_masked": masks.maskable()})
     num_rows = {split: num for split, num in ((TRAIN, counters["train_samples"]), (VALID, counters["valid_samples"])) if num}
     if settings.samples.engine == "compiled":
         return {"samples": compiled(context, recipe, tuple(num_rows), group)}

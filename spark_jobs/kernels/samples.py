@@ -73,6 +73,37 @@ def field_masks(sample_id: I64, num_fields: int, p: float, seed: int, draw: int,
 
 
 @compiled
+def half_masks(sample_id: I64, num_fields: int, seed: int, draw: int, what: int) -> I64:
+    """`conf.masks.half_mask`."""
+    masks, u = np.zeros(len(sample_id), np.int64), np.empty(num_fields, np.float64)
+    for n in range(len(sample_id)):
+        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        for bit in range(num_fields):
+            u[bit] = _u01(_mix(x, bit))
+        mask = 0
+        for bit in range(num_fields):
+            before = 0
+            for other in range(num_fields):
+                if u[other] < u[bit] or (u[other] == u[bit] and other < bit):
+                    before += 1
+            if before < num_fields // 2:
+                mask |= 1 << bit
+        masks[n] = mask
+    return masks
+
+
+@compiled
+def pattern_masks(sample_id: I64, patterns: I64, seed: int, draw: int, what: int) -> I64:
+    """`conf.masks.pattern_mask`."""
+    masks = np.zeros(len(sample_id), np.int64)
+    for n in range(len(sample_id)):
+        u = _u01(_mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what))
+        place = np.int64(u * len(patterns))
+        masks[n] = patterns[place if place < len(patterns) else len(patterns) - 1]
+    return masks
+
+
+@compiled
 def history_masks(sample_id: I64, hist_len: I16, p: float, seed: int, draw: int, what: int) -> I64:
     """`conf.masks.history_mask`."""
     masks = np.zeros(len(sample_id), np.int64)
