@@ -206,10 +206,8 @@ def value_mask(sample_id: I64, count: I64, width: int, *, p: float, seed: int, d
     positions = np.arange(width)
     there = positions < count[:, None]
     draws = u01(seed, sample_id[:, None], draw, what, field, positions)
-    dropped = there & (draws < p)
-    every = there.any(axis=1) & (dropped == there).all(axis=1)
-    dropped[every, np.where(there, draws, -1.0)[every].argmax(axis=1)] = False
-    return pack(dropped)
+    largest = np.where(there, draws, -1.0).argmax(axis=1)  # if any value stays, it is among them
+    return pack(there & (draws < p) & (positions != largest[:, None]))
 
 
 def pack(bits: npt.NDArray[np.bool_]) -> I64:

@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     ITEM_VIEW = 6
     NEGATIVE_ITEMS = 7
     SHARED_ITEMS = 8
+    USER_VIEW_A = 9
+    ITEM_VIEW_A = 10
 
 
 def _signed(word: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from conf.fields import Registry
 from conf.settings import Settings
 from trainer.batches.arrow import read_arrow
-from trainer.batches.columns import MASKS, Decoded, columns_for
+from trainer.batches.columns import Decoded, columns_for, mask_names
 from trainer.batches.order import Epoch, Piece, RowGroup, plan_epoch, rows_of, skip_rows
 from trainer.batches.prefetch import Prefetched
 from trainer.batches.survey import Samples, survey
@@ -73,7 +73,7 @@ class Batches:
 
     def _stream(self, pieces: Sequence[Piece], epoch: int, skip: int) -> "_Stream":
         settings = self._settings
-        columns = columns_for(self._registry, self._draw(epoch))
+        columns = columns_for(self._registry, settings.samples.masks.strategy, self._draw(epoch))
         left = list(skip_rows(pieces, skip))
         decoded = SOURCES[settings.trainer.batches]([piece.group for piece in left], columns, settings.model.history)
         return _Stream(left, decoded, seed=settings.trainer.seed, epoch=epoch)
@@ -89,7 +89,8 @@ class Batches:
         batch = {name: whole(name) for name in ("sample_id", "user_idx", "item_idx", "hist", "hist_len")}
         batch["row"] = torch.from_numpy(row)
         batch["weight"] = torch.from_numpy(rows["weight"].astype(np.float32))
-        for mask in MASKS:
+        batch["draw"] = torch.full_like(batch["row"], draw)
+        for mask in mask_names(self._settings.samples.masks.strategy):
             batch[mask] = whole(f"{mask}{draw}")
         for field in self._registry.user:
             if field.role == "single":

@@ -8,21 +8,26 @@ import pyarrow as pa
 
 from conf.errors import BadDataError, Fault
 from conf.fields import Registry
+from conf.schemas.table import Strategy, masked_views
 from trainer.batches.order import RowGroup
 
 Decoded = Mapping[str, npt.NDArray[np.generic]]
 """One row group: column -> array[rows], hist -> int32[rows, L]."""
 
 PLAIN = ("sample_id", "user_idx", "item_idx", "split", "hist", "hist_len", "weight")
-MASKS = ("um_b", "uh_b", "vm_b")
 
 AGAIN = "restore the file, or run: trichannel samples --force"
 
 
-def columns_for(registry: Registry, draw: int) -> tuple[str, ...]:
+def mask_names(strategy: Strategy) -> tuple[str, ...]:
+    """um_<v>, uh_<v>, vm_<v> of each masked view: in a batch, where the draw is chosen."""
+    return tuple(f"{mask}_{view}" for view in masked_views(strategy) for mask in ("um", "uh", "vm"))
+
+
+def columns_for(registry: Registry, strategy: Strategy, draw: int) -> tuple[str, ...]:
     """The columns one epoch needs: ids, history, single user fields and the masks of draw number `draw`."""
     singles = tuple(field.name for field in registry.user if field.role == "single")
-    return PLAIN + singles + tuple(f"{mask}{draw}" for mask in MASKS)
+    return PLAIN + singles + tuple(f"{mask}{draw}" for mask in mask_names(strategy))
 
 
 def to_numpy(table: pa.Table, group: RowGroup, history: int) -> Decoded:

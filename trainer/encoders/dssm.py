@@ -45,9 +45,12 @@ class DSSM(Encoder):
         vectors_BD: Tensor = self.user_tower(self._dropped(input_BE, noise))
         return vectors_BD[:, None, :]
 
-    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def item(
+        self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """float[n, D]."""
-        ids = {f.name: (self.catalogue.multi if f.role == "multi" else self.catalogue.single)[f.name][idx] for f in self.registry.item}
+        single, given = self.catalogue.single, multi or {name: ids[idx] for name, ids in self.catalogue.multi.items()}
+        ids = {f.name: given[f.name] if f.role == "multi" else single[f.name][idx] for f in self.registry.item}
         input_nE = torch.cat(self._embedded(masked_ids(self.registry.item, ids, vm)), dim=1)
         vectors_nD: Tensor = self.item_tower(self._dropped(input_nE, noise))
         return vectors_nD

@@ -1,6 +1,7 @@
 """The interface of an encoder: users and items in, vectors out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ Batch = dict[str, Tensor]
 
 row int64[B]: number of the row in the global batch, keys the draws; sample_id, user_idx, item_idx int64[B]; hist int64[B, L]: item_idx,
 oldest first, 0 PAD at the end; hist_len int64[B]; weight float32[B]; um_b, uh_b, vm_b int64[B]: masks of view b;
-user.<field> int64[B] (single) or int64[B, M] (multi, 0-padded).
+um_a, uh_a, vm_a int64[B]: of view a, where it is not clean; draw int64[B]: number of the mask draw;
+user.<field> int64[B] (single) or int64[B, M] (multi; 0, at any place, is no value).
 """
 
 
@@ -32,8 +34,14 @@ class Encoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """float[n, D], not normalised, of item_idx int64[n]. vm: int64[n], bit f = item field f is masked."""
+    def item(
+        self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """float[n, D], not normalised, of item_idx int64[n].
+
+        vm: int64[n], bit f = item field f is masked. multi: int64[n, M] of each multi-valued item field, 0 = no value; taken in place of
+        the catalogue's by a view that drops values, and only given where there are such fields.
+        """
 
     @abstractmethod
     def tables(self) -> list[nn.Parameter]:

@@ -37,9 +37,9 @@ class MicContrast(Objective):
         if "uv" in self.weights:
             own["uv"] = unit(self.project_user(step.user_BKD)), unit(self.project_item(step.item_BD))
         if "uu" in self.weights:
-            own["uu"] = unit(step.user_BKD), unit(step.user_b_BKD)
+            own["uu"] = unit(step.user_a_BKD), unit(step.user_b_BKD)
         if "vv" in self.weights:
-            own["vv"] = unit(step.item_BD)[:, None], unit(step.item_b_BD)[:, None]
+            own["vv"] = unit(step.item_a_BD)[:, None], unit(step.item_b_BD)[:, None]
         gathered = step.gather([x for pair in own.values() for x in pair])
         everyone = {part: (gathered[2 * i], gathered[2 * i + 1]) for i, part in enumerate(own)}
         losses: dict[str, Tensor] = {}
@@ -69,12 +69,12 @@ class MicContrast(Objective):
         it: otherwise it would be its own negative.
         """
         chosen_B, chosen_N = step.first_users if name == "user_idx" else step.first_items
-        clean_nKD, view_nKD = (x[chosen_B] for x in own)
+        view_a_nKD, view_b_nKD = (x[chosen_B] for x in own)
         column_MKD = torch.cat([x[chosen_N] for x in everyone])
         other_nM = step.all_ids(name)[chosen_N].repeat(2) != step.batch[name][chosen_B][:, None]
-        pos_n = paired_set_similarity(clean_nKD, view_nKD)
-        loss_n = self._rows(pos_n, self._rest_of_sets(clean_nKD, column_MKD, other_nM))
-        loss_n = loss_n + self._rows(pos_n, self._rest_of_sets(view_nKD, column_MKD, other_nM))
+        pos_n = paired_set_similarity(view_a_nKD, view_b_nKD)
+        loss_n = self._rows(pos_n, self._rest_of_sets(view_a_nKD, column_MKD, other_nM))
+        loss_n = loss_n + self._rows(pos_n, self._rest_of_sets(view_b_nKD, column_MKD, other_nM))
         return step.share_of_mean(loss_n.sum(), 2 * chosen_N.sum())
 
     def _rows(self, pos_B: Tensor, rest_B: Tensor) -> Tensor:

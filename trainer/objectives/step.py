@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from conf.schemas.table import View
 from conf.settings import Settings
 from trainer.backends.backend import Backend
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
 from trainer.objectives.negatives import known_columns, uniform_negatives
+from trainer.objectives.values import fewer_values
 from trainer.randomness import Purpose, words64
 
 IDS = ("row", "user_idx", "item_idx")
@@ -25,7 +27,7 @@ class Step:
     """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
     like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
 
-    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The views b, and all
+    Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The views a and b, and all
     that knows of the N rows, talk to the other ranks: read on every rank or on none, in the same order.
     """
 
@@ -52,18 +54,38 @@ class Step:
         return self.encoder.item(self.batch["item_idx"], noise=self.words(Purpose.ITEM_CLEAN, self.batch["row"]))
 
     @cached_property
+    def user_a_BKD(self) -> Tensor:
+        """Users of view a: as they are; perturbed like view b, and with masks of its own, where the masks' strategy hides in both views."""
+        return self._user_view("a", Purpose.USER_VIEW_A) if "um_a" in self.batch else self.user_BKD
+
+    @cached_property
     def user_b_BKD(self) -> Tensor:
-        """Users perturbed: fields masked, history positions dropped; zero in rows that do not stand for their user (`first_users`)."""
-        rows, batch = self._first_rows(self.first_users[0])
-        noise = self.words(Purpose.USER_VIEW, batch["row"])
-        view_nKD = self.encoder.user(batch, um=batch["um_b"], uh=batch["uh_b"], noise=noise)
-        return view_nKD.new_zeros(len(self.batch["row"]), *view_nKD.shape[1:]).index_copy(0, rows, view_nKD)
+        """Users perturbed: fields masked, values and history positions dropped; zero in rows that do not stand for their user."""
+        return self._user_view("b", Purpose.USER_VIEW)
+
+    @cached_property
+    def item_a_BD(self) -> Tensor:
+        """Target items of view a: as they are, or perturbed; see user_a_BKD."""
+        return self._item_view("a", Purpose.ITEM_VIEW_A) if "vm_a" in self.batch else self.item_BD
 
     @cached_property
     def item_b_BD(self) -> Tensor:
-        """Target items perturbed: fields masked; zero in rows that do not stand for their item (`first_items`)."""
+        """Target items perturbed: fields masked, values dropped; zero in rows that do not stand for their item (`first_items`)."""
+        return self._item_view("b", Purpose.ITEM_VIEW)
+
+    def _user_view(self, view: View, purpose: Purpose) -> Tensor:
+        rows, batch = self._first_rows(self.first_users[0])
+        fewer = fewer_values(self.settings, "user", view, batch, {name[5:]: ids for name, ids in batch.items() if name[:5] == "user."})
+        given = batch | {f"user.{name}": ids for name, ids in fewer.items()}
+        view_nKD = self.encoder.user(given, um=batch[f"um_{view}"], uh=batch[f"uh_{view}"], noise=self.words(purpose, batch["row"]))
+        return view_nKD.new_zeros(len(self.batch["row"]), *view_nKD.shape[1:]).index_copy(0, rows, view_nKD)
+
+    def _item_view(self, view: View, purpose: Purpose) -> Tensor:
         rows, batch = self._first_rows(self.first_items[0])
-        view_nD = self.encoder.item(batch["item_idx"], vm=batch["vm_b"], noise=self.words(Purpose.ITEM_VIEW, batch["row"]))
+        item_n, noise_n = batch["item_idx"], self.words(purpose, batch["row"])
+        fewer = fewer_values(self.settings, "item", view, batch, {name: ids[item_n] for name, ids in self.catalogue.multi.items()})
+        given = {"multi": fewer} if fewer else {}
+        view_nD = self.encoder.item(item_n, vm=batch[f"vm_{view}"], noise=noise_n, **given)
         return view_nD.new_zeros(len(self.batch["row"]), *view_nD.shape[1:]).index_copy(0, rows, view_nD)
 
     def _first_rows(self, chosen_B: Tensor) -> tuple[Tensor, Batch]:
