@@ -49,6 +49,16 @@ def permutation(num: int, seed: int, *words: int) -> npt.NDArray[np.int64]:
     return np.argsort(words64(seed, *words, np.arange(num, dtype=np.int64)), kind="stable").astype(np.int64)
 
 
+def shuffle(num: int, seed: int) -> npt.NDArray[np.int64]:
+    """int64[num], a permutation of 0..num-1 by Fisher and Yates: that of `samples` in its files, without a compiler (0.2 s a million)."""
+    order, places = list(range(num)), np.arange(num, dtype=np.int64)
+    others = (u01(seed, places) * (places + 1)).astype(np.int64).tolist()
+    for n in range(num - 1, 0, -1):
+        other = others[n]
+        order[n], order[other] = order[other], order[n]
+    return np.array(order, dtype=np.int64)
+
+
 def seed_of(name: str) -> int:
     """A 63-bit seed from a name, the same in every process (Python's own hash is not)."""
     import hashlib

@@ -98,6 +98,8 @@ class Settings(Section):
             yield "base.negatives: the logistic loss takes uniform negatives only"
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
             if len(set(given)) < len(given):
+        if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
+            yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
                 yield f"{name}: a value is named twice"
         known_channels = get_args(get_args(Channels.model_fields["names"].annotation)[0])
         for name in self.merge.weights:
@@ -141,7 +143,14 @@ class Settings(Section):
         """What else decides table columns."""
         vectors = self.source.items.vector is not None
         masks = self.samples.masks
-        return Shape(self.model.history, masks.draws, layout=self.merge.layout, vectors=vectors, strategy=masks.strategy)
+        return Shape(
+            history=self.model.history,
+            mask_draws=masks.draws,
+            layout=self.merge.layout,
+            vectors=vectors,
+            strategy=masks.strategy,
+            samples_layout=self.samples.layout,
+        )
 
     def section_hash(self, sections: Sequence[str]) -> str:
         """16 hex digits over the named sections ("source" or "model.history"), so that other settings never rebuild a table."""

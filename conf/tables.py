@@ -39,6 +39,8 @@ def resolve(name: str, registry: Registry, shape: Shape = _DEFAULT_SHAPE) -> Tab
         base = TABLES["vocab"]
     elif name == "candidates" and shape.layout == "lists":
         base = TABLES["candidates_lists"]
+    elif name == "samples" and shape.samples_layout == "sequences":
+        base = TABLES["samples_sequences"]
     else:
         base = TABLES[name]
     extra = base.extra(registry, shape) if base.extra else ()

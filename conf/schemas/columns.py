@@ -61,7 +61,11 @@ def item_encoded(registry: Registry, _: Shape) -> tuple[Column, ...]:
     return tuple(_encoded(field) for field in registry.item)
 
 
+def user_single(registry: Registry, _: Shape) -> tuple[Column, ...]:
+    """Of `samples`: the embedded single user fields, as vocabulary ids."""
+    return tuple(_encoded(field) for field in registry.user if field.role == "single")
+
+
 def sample_extra(registry: Registry, shape: Shape) -> tuple[Column, ...]:
-    """Of `samples`: the embedded single user fields, as vocabulary ids, then the masks."""
-    single = tuple(_encoded(field) for field in registry.user if field.role == "single")
-    return single + mask_columns(registry, shape)
+    """Of `samples` in layout windows: the single user fields, then the masks."""
+    return user_single(registry, shape) + mask_columns(registry, shape)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from conf.schemas.columns import item_encoded, item_raw, sample_extra, user_encoded, user_raw
+from conf.schemas.columns import item_encoded, item_raw, sample_extra, user_encoded, user_raw, user_single
 from conf.schemas.table import Column, Table
 
 _IDX = Column("idx", "int32", "dense row number from 1; 0 is reserved")
@@ -151,3 +151,20 @@ DATA: Final = (
         extra_doc="single user fields; masks of view b, and of view a where `samples.masks.strategy` masks both",
     ),
 )
+    Table(
+        "samples_sequences",
+        "up to B training or validation clicks of one user, one after the other, and the L before them: `samples` in layout sequences",
+        (
+            Column("sample_id", "int64", "of the first target; the next ones follow one by one"),
+            Column("user_idx", "int32", "row number in user_index"),
+            Column("split", "int8", "of all targets: 0 train, 1 valid"),
+            Column("num_context", "int16", "events in front of the first target, L at most: context, never targets of this block"),
+            Column("num_targets", "int16", "events behind the context, 1 to B: each is one sample, and a target of no other block"),
+            Column("items", "array<int32>", "item_idx of context and targets, oldest first, 0 PAD at the end; length L + B"),
+            Column("ts", "array<int64>", "times of the targets, 0 at the end; length B"),
+            Column("weight", "array<float32>", "weights of the targets, 0 at the end; length B"),
+        ),
+        ("sample_id",),
+        extra=user_single,
+        extra_doc="single user fields",
+    ),

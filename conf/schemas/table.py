@@ -55,7 +55,7 @@ class Shape:
     """What of the settings, besides the fields, decides columns.
 
     history: length L of `samples.hist`. mask_draws: stored mask draws E. layout: of `candidates`, rows or lists.
-    vectors: whether `items` holds content vectors. strategy: of the masks.
+    vectors: whether `items` holds content vectors. strategy: of the masks. samples_layout: of `samples`, windows or sequences.
     """
 
     history: int = 20
@@ -63,6 +63,7 @@ class Shape:
     layout: str = "rows"
     vectors: bool = False
     strategy: Strategy = "random_p"
+    samples_layout: str = "windows"
 
 
 def masked_views(strategy: Strategy) -> tuple[View, ...]:

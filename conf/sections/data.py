@@ -105,7 +105,7 @@ class Masks(Section):
 
     strategy: Strategy = Field(
         "random_p",
-        description="random_p: each field on its own, view a is clean; MIC 3.3.1; rfm: half of them; cfm: those that belong together; Yao et al.",
+        description="random_p: each field on its own, only in view b; MIC 3.3.1; rfm: half of them; cfm: those that belong together; Yao",
     )
     p_field: Share = Field(0.3, description="probability that a field is masked (random_p); decision, MIC gives none")
     complementary: bool = Field(True, description="the views hide no field in common; false: each a half of its own (rfm)")
@@ -124,3 +124,7 @@ class Samples(Section):
     masks: Masks = Masks()
     row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
     engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
+    layout: Literal["windows", "sequences"] = Field(
+        "windows", description="windows: a row a click, history and masks in it | sequences: blocks of a user's clicks, cut by the trainer"
+    )
+    block: int = Field(64, ge=1, le=10_000, description="clicks to train on in a block of layout sequences, B; decision")
