@@ -6,6 +6,7 @@ own, so a lost executor costs only its tasks, and what a losing attempt leaves b
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,14 +19,16 @@ from pyspark import TaskContext
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from conf.manifest import FileEntry
-from conf.schemas.table import Column, Table
+from conf.schemas.table import Table
 from spark_jobs.context import Context, Written
-from spark_jobs.kernels.compiled import U64
-from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_ints, hash_longs
+from spark_jobs.kernels.compiled import F32, I32, U64
+from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_ints, hash_long_lists, hash_longs
 from spark_jobs.output import inspect_file
 
 Piece = TypeVar("Piece")
 Build = Callable[[Piece, Counter[str]], Iterator[pa.RecordBatch]]
+Batch = tuple[str, pa.RecordBatch]  # with the name of its table
+Builds = Callable[[Piece, Counter[str]], Iterator[Batch]]
 
 _ARROW: Mapping[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -35,21 +38,22 @@ _ARROW: Mapping[str, pa.DataType] = {
     "int64": pa.int64(),
     "float32": pa.float32(),
     "array<int32>": pa.list_(pa.int32()),
+    "array<int64>": pa.list_(pa.int64()),
+    "array<float32>": pa.list_(pa.float32()),
 }
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one task made; with faults, nothing."""
+    """What one task made, of each table the file and the sum of the hashes of its rows; with faults, nothing."""
 
-    file: FileEntry
-    total: int
+    files: Mapping[str, tuple[FileEntry, int]]
     counts: Counter[str]
     faults: tuple[Fault, ...] = ()
 
 
 def arrow_schema(table: Table) -> pa.Schema:
-    """The columns of a table of numbers and int lists, as Arrow's."""
+    """The columns of a table of numbers and lists of numbers, as Arrow's."""
     return pa.schema([(column.name, _ARROW[column.type]) for column in table.columns])
 
 
@@ -62,9 +66,20 @@ def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], buil
     Raises:
         BadDataError: a build raised it, or yielded nulls; with the faults of all pieces.
     """
-    assert not any(column.nullable for column in table.columns), f"{table.name}: nulls are not hashed here"
-    folder = context.publication.folder(table.name)
-    root, prefix, columns = context.store.uri(folder), f"part-{context.publication.attempt}", table.columns
+
+    def named(piece: Piece, counts: Counter[str]) -> Iterator[Batch]:
+        return ((table.name, batch) for batch in build(piece, counts))
+
+    return write_tables_by_tasks(context, (table,), pieces, named)[table.name]
+
+
+def write_tables_by_tasks(context: Context, tables: Sequence[Table], pieces: Sequence[Piece], build: Builds[Piece]) -> dict[str, Written]:
+    """The same for several tables that are made together: build yields the name of a table with each batch."""
+    nullable = [column.name for table in tables for column in table.columns if column.nullable]
+    assert not nullable, f"{nullable}: nulls are not hashed here"
+    folders = {table.name: context.publication.folder(table.name) for table in tables}
+    targets = [(table, context.store.uri(folders[table.name])) for table in tables]
+    prefix = f"part-{context.publication.attempt}"
 
     def run(numbered: tuple[int, Piece]) -> _Part:
         number, piece = numbered
@@ -72,37 +87,49 @@ def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], buil
         assert task is not None
         counts: Counter[str] = Counter()
         try:
-            file, total = _write(root, f"{prefix}-{number:05d}-{task.taskAttemptId()}.parquet", columns, build(piece, counts))
+            return _Part(_write(targets, f"{prefix}-{number:05d}-{task.taskAttemptId()}.parquet", build(piece, counts)), counts)
         except BadDataError as error:  # the same at every attempt: told, not tried again
-            return _Part(FileEntry("", 0, 0, ""), 0, counts, tuple(error.faults))
-        return _Part(file, total, counts)
+            return _Part({}, counts, tuple(error.faults))
 
     parts = context.spark.sparkContext.parallelize(list(enumerate(pieces)), max(1, len(pieces))).map(run).collect()
     faults = list(dict.fromkeys(fault for part in parts for fault in part.faults))
     if faults:
-        raise BadDataError(f"table {table.name}, ds={context.ds}", faults)
-    # A file without rows is one that every reader opens for nothing; of a table without any rows one stays.
-    files = tuple(part.file for part in parts if part.file.rows) or tuple(part.file for part in parts[:1])
-    _remove_losers(context.store.fs, folder, prefix, {file.name for file in files})
+        raise BadDataError(f"table {', '.join(folders)}, ds={context.ds}", faults)
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
-    return Written(files, sum(part.total for part in parts) % 2**64, counts)
+    written = {}
+    for name, folder in folders.items():
+        made = [part.files[name] for part in parts]
+        # A file without rows is one that every reader opens for nothing; of a table without any rows one stays.
+        files = tuple(file for file, _ in made if file.rows) or tuple(file for file, _ in made[:1])
+        _remove_losers(context.store.fs, folder, prefix, {file.name for file in files})
+        written[name] = Written(files, sum(total for _, total in made) % 2**64, counts)
+    return written
 
 
-def _write(root: str, name: str, columns: Sequence[Column], batches: Iterator[pa.RecordBatch]) -> tuple[FileEntry, int]:
-    """(the file, the sum of the hashes of its rows)."""
-    filesystem, folder = open_root(root)
-    schema = pa.schema([(column.name, _ARROW[column.type]) for column in columns])
-    total = 0
-    with filesystem.open_output_stream(f"{folder}/{name}") as stream, pq.ParquetWriter(stream, schema, compression="snappy") as writer:
-        for batch in batches:
-            nulls = [Fault(f"column {field.name!r} has nulls") for field in schema if batch.column(field.name).null_count]
+def piece_of(name: str) -> int:
+    """The place of the piece that a file was made of, by its name."""
+    return int(name.split("-")[2])
+
+
+def _write(targets: Sequence[tuple[Table, str]], name: str, batches: Iterator[Batch]) -> dict[str, tuple[FileEntry, int]]:
+    """Of each table the file, and the sum of the hashes of its rows."""
+    totals = dict.fromkeys((table.name for table, _ in targets), 0)
+    with ExitStack() as opened:
+        writers = {}
+        for table, root in targets:
+            filesystem, folder = open_root(root)
+            stream = opened.enter_context(filesystem.open_output_stream(f"{folder}/{name}"))
+            writers[table.name] = opened.enter_context(pq.ParquetWriter(stream, arrow_schema(table), compression="snappy"))
+        for table_name, batch in batches:
+            nulls = [Fault(f"column {field.name!r} has nulls") for field in batch.schema if batch.column(field.name).null_count]
             if nulls:
                 raise BadDataError(name, nulls)
-            total += int(row_hashes(batch).sum(dtype=np.uint64))
-            writer.write_table(pa.Table.from_batches([batch], schema), row_group_size=max(1, batch.num_rows))
-    return inspect_file(root, name), total
+            totals[table_name] += int(row_hashes(batch).sum(dtype=np.uint64))
+            table_of = pa.Table.from_batches([batch], writers[table_name].schema)
+            writers[table_name].write_table(table_of, row_group_size=max(1, batch.num_rows))
+    return {table.name: (inspect_file(root, name), totals[table.name]) for table, root in targets}
 
 
 def row_hashes(batch: pa.RecordBatch) -> U64:
@@ -112,17 +139,25 @@ def row_hashes(batch: pa.RecordBatch) -> U64:
     for column in batch.columns:
         if pa.types.is_list(column.type):
             offsets = column.offsets.to_numpy()
-            hash_int_lists(column.values.to_numpy(), offsets, hashes)
+            values = column.values.to_numpy()
+            if pa.types.is_int64(column.type.value_type):
+                hash_long_lists(values, offsets, hashes)
+            else:
+                hash_int_lists(_bits(values) if values.dtype == np.float32 else values, offsets, hashes)
             lengths.append(np.diff(offsets))
         elif pa.types.is_int64(column.type):
             hash_longs(column.to_numpy(), hashes)
         elif pa.types.is_float32(column.type):
-            hash_ints((column.to_numpy() + np.float32(0)).view(np.int32), hashes)  # + 0 turns -0.0 into 0.0
+            hash_ints(_bits(column.to_numpy()), hashes)
         else:
             hash_ints(column.to_numpy(zero_copy_only=False), hashes)
     for length in lengths:
         hash_ints(length, hashes)
     return hashes
+
+
+def _bits(floats: F32) -> I32:
+    return (floats + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
 
 
 def _remove_losers(filesystem: pafs.FileSystem, folder: str, prefix: str, winners: set[str]) -> None:

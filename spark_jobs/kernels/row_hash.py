@@ -1,6 +1,6 @@
 """Spark's xxhash64 of whole columns: the hash of each row is chained from column to column.
 
-Source: Collet, XXH64 (its single-word path), as Spark's `xxhash64` function applies it to ints, longs and arrays of ints.
+Source: Collet, XXH64 (its single-word path), as Spark's `xxhash64` function applies it to ints, longs and arrays of them.
 """
 
 import numpy as np
@@ -49,9 +49,19 @@ def hash_longs(values: I64, hashes: U64) -> None:
 
 @compiled
 def hash_int_lists(values: I32, offsets: I32, hashes: U64) -> None:
-    """Chain values[offsets[n]:offsets[n + 1]] onto hashes[n], one after the other, in place."""
+    """Chain values[offsets[n]:offsets[n + 1]] onto hashes[n], one after the other, in place; float32 as the int32 of its bits."""
     for n in range(len(hashes)):
         h = hashes[n]
         for at in range(offsets[n], offsets[n + 1]):
             h = _int(np.int64(values[at]), h)
+        hashes[n] = h
+
+
+@compiled
+def hash_long_lists(values: I64, offsets: I32, hashes: U64) -> None:
+    """Chain int64 values[offsets[n]:offsets[n + 1]] onto hashes[n], one after the other, in place."""
+    for n in range(len(hashes)):
+        h = hashes[n]
+        for at in range(offsets[n], offsets[n + 1]):
+            h = _long(values[at], h)
         hashes[n] = h

@@ -15,8 +15,8 @@ from spark_jobs.job import spark_schema
 from spark_jobs.schema import row_hash
 from spark_jobs.task_files import arrow_schema, row_hashes, write_by_tasks
 
-KINDS = ("bool", "int8", "int16", "int32", "int64", "float32", "array<int32>")
-TABLE = Table("numbers", "one of each", tuple(Column(f"c{n}", kind, "a value") for n, kind in enumerate((*KINDS, "array<int32>"))))
+KINDS = ("bool", "int8", "int16", "int32", "int64", "float32", "array<int32>", "array<int32>", "array<int64>", "array<float32>")
+TABLE = Table("numbers", "one of each", tuple(Column(f"c{n}", kind, "a value") for n, kind in enumerate(KINDS)))
 SMALL = Table("small", "one number", (Column("n", "int32", "a number"),), may_be_empty=True)
 
 
@@ -25,9 +25,9 @@ def whole(bits):
 
 
 lists = st.lists(whole(32), max_size=4)
-rows = st.lists(
-    st.tuples(st.booleans(), whole(8), whole(16), whole(32), whole(64), st.floats(width=32, allow_nan=False), lists, lists), max_size=12
-)
+floats = st.floats(width=32, allow_nan=False)
+more_lists = st.lists(whole(64), max_size=4), st.lists(floats, max_size=4)
+rows = st.lists(st.tuples(st.booleans(), whole(8), whole(16), whole(32), whole(64), floats, lists, lists, *more_lists), max_size=12)
 
 
 def batch_of(values, schema):
@@ -45,7 +45,7 @@ def test_rows_are_hashed_as_spark_hashes_them(spark):
 
     draw()
     assert len(drawn) > 100
-    drawn.append((True, -1, -1, -1, -1, -0.0, [], [0]))
+    drawn.append((True, -1, -1, -1, -1, -0.0, [], [0], [0], [-0.0]))
     mine = row_hashes(batch_of(drawn, arrow_schema(TABLE)))
     frame = spark.createDataFrame(drawn, spark_schema(TABLE)).repartition(1)
     theirs = [row[0] % 2**64 for row in frame.select(row_hash(TABLE)).collect()]
@@ -53,7 +53,7 @@ def test_rows_are_hashed_as_spark_hashes_them(spark):
 
 
 def test_a_slice_is_hashed_as_its_rows():
-    batch = batch_of([(True, n, n, n, n, 0.5 * n, [n] * n, [n]) for n in range(9)], arrow_schema(TABLE))
+    batch = batch_of([(True, n, n, n, n, 0.5 * n, [n] * n, [n], [n], [0.5] * n) for n in range(9)], arrow_schema(TABLE))
     assert row_hashes(batch)[3:7].tolist() == row_hashes(batch.slice(3, 4)).tolist()
 
 
