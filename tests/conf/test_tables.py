@@ -78,6 +78,12 @@ def test_mask_columns_of_two_draws():
     assert [c.type for c in columns[:3]] == ["int8", "int32", "int8"]  # 4 user fields, 20 positions, 3 item fields
 
 
+def test_masks_of_view_a_are_stored_where_it_is_masked():
+    columns = mask_columns(REGISTRY, Shape(mask_draws=2, strategy="cfm"))
+    assert [c.name for c in columns[:6]] == ["um_a0", "uh_a0", "vm_a0", "um_b0", "uh_b0", "vm_b0"]
+    assert len(columns) == 12
+
+
 def test_published_keys_take_the_types_they_came_with():
     table = with_key_types(resolve("candidates", REGISTRY), "int64", "string")
     assert (_found(table)["user_key"], _found(table)["item_key"]) == ("int64", "string")

@@ -27,6 +27,8 @@ SHAPES = [
     {"session": {"kind": "given", "pair_max_dt_s": 4000}, "cooc": {"count": "set", "max_session_items": 2}},
     {"session": {"kind": "user", "pair_max_dt_s": 600}, "cooc": {"count": "multiset"}},
     {"session": {"kind": "user"}, "cooc": {"count": "window", "window": 2}, "samples": {"masks": {"draws": 3, "p_hist": 0.5}}},
+    {"samples": {"masks": {"strategy": "rfm", "complementary": False}}},
+    {"samples": {"masks": {"strategy": "cfm", "draws": 2, "mi": {"normalise": "sqrt"}}}},
 ]
 
 

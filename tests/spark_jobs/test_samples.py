@@ -10,48 +10,42 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conf.draws import u01
-from conf.masks import UH_B, UM_B, VM_B
+from conf.masks import Masking, correlated
 from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
 from spark_jobs.samples import Recipe, columns_of_users, count_targets, exact_row_groups, row_group_rows, samples_of, shuffled
 from spark_jobs.task_files import arrow_schema
+from tests import slow_masks
 from tests.spark_jobs.small_logs import settings_of, shuffle_partitions
 
-RECIPE = Recipe(
-    history=3, first_target=0, user_columns=("city",), num_user_fields=3, num_item_fields=2, p_field=0.3, p_hist=0.4, draws=2, seed=17
+MASKS = Masking(history=3, user_fields=3, item_fields=2, p_field=0.3, p_hist=0.4, draws=2, seed=17)
+BELONG = np.array([[0.0, 0.1, 0.7], [0.1, 0.0, 0.2], [0.7, 0.2, 0.0]])  # of the user fields
+OTHER_MASKS = (
+    dataclasses.replace(MASKS, strategy="rfm"),
+    dataclasses.replace(MASKS, strategy="rfm", complementary=False),
+    dataclasses.replace(MASKS, strategy="cfm", user_patterns=correlated(BELONG), item_patterns=correlated(np.eye(2))),
 )
+RECIPE = Recipe(history=3, first_target=0, user_columns=("city",), masks=MASKS)
 EVENTS = pa.schema(
     {
         **{"user_idx": pa.int32(), "item_idx": pa.int32(), "ts": pa.int64(), "seq": pa.int64(), "split": pa.int8()},
         **{"weight": pa.float32(), "session_key": pa.string(), "city": pa.int32()},
     }
 )
-SHAPED = settings_of(
-    model={"history": 3, "fields": {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}}, samples={"masks": {"draws": 2}}
-)
-ARROW = arrow_schema(resolve("samples", SHAPED.registry(), SHAPED.shape()))
+FIELDS = {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}
+
+
+def schema_of(strategy):
+    shaped = settings_of(model={"history": 3, "fields": FIELDS}, samples={"masks": {"draws": 2, "strategy": strategy}})
+    return arrow_schema(resolve("samples", shaped.registry(), shaped.shape()))
+
+
+ARROW = {strategy: schema_of(strategy) for strategy in ("random_p", "rfm", "cfm")}
 
 
 def arrow(rows):
     """rows: (user, item, split) in order; ts = the place, city = user % 90 + 10."""
     full = [(u, i, n, 0, split, 1.0 + n, None, u % 90 + 10) for n, (u, i, split) in enumerate(rows)]
     return pa.Table.from_pylist([dict(zip(EVENTS.names, row, strict=True)) for row in full], schema=EVENTS)
-
-
-def slow_field_mask(sample_id, num, p, draw, what, seed=17):
-    if num < 2:
-        return 0
-    u = [float(u01(seed, sample_id, draw, what, bit)) for bit in range(num)]
-    masked = {bit for bit in range(num) if u[bit] < p}
-    if not masked:
-        masked = {u.index(min(u))}
-    elif len(masked) == num:
-        masked -= {u.index(max(u))}
-    return sum(1 << bit for bit in masked)
-
-
-def slow_history_mask(sample_id, hist_len, p, draw, seed=17):
-    return sum(1 << bit for bit in range(hist_len - 1) if float(u01(seed, sample_id, draw, UH_B, bit)) < p)
 
 
 def slow_samples(rows, recipe, split):
@@ -71,11 +65,7 @@ def slow_samples(rows, recipe, split):
                 "city": user % 90 + 10,
             }
             row |= {"hist": hist + [0] * (recipe.history - len(hist)), "hist_len": len(hist), "user_id": user}
-            for draw in range(recipe.draws):
-                row[f"um_b{draw}"] = slow_field_mask(sample_id, recipe.num_user_fields, recipe.p_field, draw, UM_B)
-                row[f"uh_b{draw}"] = slow_history_mask(sample_id, len(hist), recipe.p_hist, draw)
-                row[f"vm_b{draw}"] = slow_field_mask(sample_id, recipe.num_item_fields, recipe.p_field, draw, VM_B)
-            made.append(row)
+            made.append(row | slow_masks.masks(recipe.masks, sample_id, len(hist)))
         mine.append(item)
     return made
 
@@ -83,7 +73,8 @@ def slow_samples(rows, recipe, split):
 def built(rows, recipe, split, group=4):
     """The rows in order of sample_id."""
     users = np.array([user for user, *_ in rows], np.int32)
-    batches = samples_of(arrow(rows).combine_chunks(), {"user_id": users, "city": users % 90 + 10}, ARROW, recipe, split=split, group=group)
+    schema, columns = ARROW[recipe.masks.strategy], {"user_id": users, "city": users % 90 + 10}
+    batches = samples_of(arrow(rows).combine_chunks(), columns, schema, recipe, split=split, group=group)
     made = [batch.to_pylist() for batch in batches]
     assert all(len(batch) == group for batch in made[:-1])
     return sorted((row for batch in made for row in batch), key=lambda row: row["sample_id"])
@@ -100,9 +91,9 @@ def event_rows(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(event_rows(), st.sampled_from([TRAIN, VALID]), st.sampled_from([0, 4]))
-def test_equals_the_plain_builder(rows, split, first_target):  # P3.4, P1.2
-    recipe = dataclasses.replace(RECIPE, first_target=first_target)
+@given(event_rows(), st.sampled_from([TRAIN, VALID]), st.sampled_from([0, 4]), st.sampled_from([MASKS, *OTHER_MASKS]))
+def test_equals_the_plain_builder(rows, split, first_target, masks):  # P3.4, P1.2
+    recipe = dataclasses.replace(RECIPE, first_target=first_target, masks=masks)
     assert built(rows, recipe, split) == slow_samples(rows, recipe, split)
 
 
@@ -122,9 +113,9 @@ def test_masks_hide_some_but_never_all():
     assert {row["uh_b0"] for row in made if row["hist_len"] == 3} == {0, 1, 2, 3}  # bit 2, the most recent, is never dropped
     assert {row["uh_b0"] for row in made if row["hist_len"] < 2} == {0}
     share = np.mean([row["uh_b0"] & 1 for row in made if row["hist_len"] == 3])
-    assert abs(share - RECIPE.p_hist) < 4 * (0.4 * 0.6 / 399) ** 0.5
+    assert abs(share - MASKS.p_hist) < 4 * (0.4 * 0.6 / 399) ** 0.5
     assert any(row["um_b0"] != row["um_b1"] for row in made)
-    single = built(rows, dataclasses.replace(RECIPE, num_item_fields=1), TRAIN)
+    single = built(rows, dataclasses.replace(RECIPE, masks=dataclasses.replace(MASKS, item_fields=1)), TRAIN)
     assert {row["vm_b0"] for row in single} == {0}  # hiding the only field would hide all
 
 
@@ -168,7 +159,9 @@ def test_the_order_is_random_and_that_of_the_events():
     users = np.array([user for user, *_ in rows], np.int32)
 
     def order(group):
-        made = samples_of(arrow(rows).combine_chunks(), {"user_id": users, "city": users}, ARROW, RECIPE, split=TRAIN, group=group)
+        made = samples_of(
+            arrow(rows).combine_chunks(), {"user_id": users, "city": users}, ARROW["random_p"], RECIPE, split=TRAIN, group=group
+        )
         return [sample_id for batch in made for sample_id in batch.column("sample_id").to_pylist()]
 
     assert order(64) == order(500)

@@ -8,7 +8,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from conf.draws import u01, words64
-from conf.masks import UM_B, field_mask, history_mask
+from conf.masks import UH_A, UM_A, UM_B, Masking, correlated, field_mask, half_mask, history_mask, masks_of, pattern_mask
 from conf.schemas.columns import mask_columns
 from conf.schemas.table import Shape
 from spark_jobs.schema import type_name
@@ -64,7 +64,7 @@ def test_history_masks_are_those_of_conf_masks(samples, length):
     lengths = F.least(F.col("hist_len") * 9, F.lit(length))
     hist_len = np.minimum(np.array([n for _, n in SAMPLES]) * 9, length)
     cases = {f"p{n}": p for n, p in enumerate((0.0, 0.2, 1.0))}
-    rest = {"seed": 2**40, "draw": 1}
+    rest = {"seed": 2**40, "draw": 1, "what": UH_A}
     found = collected(samples, {name: masks.history_mask(F.col("sample_id"), lengths, length, p=p, **rest) for name, p in cases.items()})
     for name, p in cases.items():
         assert (found[name] == history_mask(np.array(IDS), hist_len, length, p=p, **rest)).all(), p
@@ -77,19 +77,32 @@ def test_a_draw_equal_to_the_threshold_is_not_below_it():
     assert masks._threshold(0.0) == 0
 
 
-def test_the_columns_are_those_of_table_samples(samples):
+@pytest.mark.parametrize("num_fields", [2, 5, 63])
+def test_halves_and_patterns_are_those_of_conf_masks(samples, num_fields):
+    patterns = correlated(np.random.default_rng(4).random((num_fields, num_fields)))
+    rest = {"seed": -3, "draw": 1, "what": UM_A}
+    cases = {
+        "half": masks.half_mask(F.col("sample_id"), num_fields, **rest),
+        "pattern": masks.pattern_mask(F.col("sample_id"), patterns, **rest),
+    }
+    found = collected(samples, cases)
+    assert (found["half"] == half_mask(np.array(IDS), num_fields, **rest)).all()
+    assert (found["pattern"] == pattern_mask(np.array(IDS), patterns, **rest)).all()
+
+
+@pytest.mark.parametrize("strategy", ["random_p", "rfm", "cfm"])
+def test_the_columns_are_those_of_table_samples(samples, strategy):
     fields = {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}
     asked = settings_of(model={"history": 9, "fields": fields})
-    wanted = mask_columns(asked.registry(), Shape(history=9, mask_draws=2))
-    recipe = {"num_user_fields": 3, "num_item_fields": 2, "p_field": 0.3, "p_hist": 0.2, "draws": 2, "seed": 17}
-    made = masks.with_masks(samples, history=9, **recipe)
+    wanted = mask_columns(asked.registry(), Shape(history=9, mask_draws=2, strategy=strategy))
+    masking = Masking(9, 3, 2, 0.3, 0.2, 2, 17, strategy, user_patterns=(3, 6, 5), item_patterns=(1, 2))
+    made = masks.with_masks(samples, masking)
     assert [(field.name, type_name(field.dataType)) for field in made.schema.fields[2:]] == [(c.name, c.type) for c in wanted]
     found = collected(made, {column.name: F.col(column.name) for column in wanted})
     ids, hist_len = np.array(IDS), np.array([n for _, n in SAMPLES])
-    for draw in (0, 1):
-        assert (found[f"um_b{draw}"] == field_mask(ids, 3, p=0.3, seed=17, draw=draw, what=0)).all()
-        assert (found[f"uh_b{draw}"] == history_mask(ids, hist_len, 9, p=0.2, seed=17, draw=draw)).all()
-        assert (found[f"vm_b{draw}"] == field_mask(ids, 2, p=0.3, seed=17, draw=draw, what=2)).all()
+    expected = masks_of(masking, ids, hist_len, 0) | masks_of(masking, ids, hist_len, 1)
+    assert list(found) == list(expected)
+    assert all((found[name] == expected[name]).all() for name in found)
 
 
 def test_arithmetic_that_would_not_wrap_is_an_error_not_another_mask(spark, samples):
