@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from conf import draws
 from trainer import randomness
+from trainer.encoders.layers import dropout
 
 WORDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20)
 
@@ -35,11 +36,20 @@ def test_keep_mask_depends_on_the_row_only() -> None:
     torch.testing.assert_close(randomness.keep_mask(noise, 20, 0.3), whole[:, :20])
 
 
-def test_keep_mask_rate() -> None:
+def test_keep_mask_rate() -> None:  # P3.5: element dropout keeps what it promises to, within four sigma
     for drop in (0.0, 0.2, 0.5, 0.9):
         kept = randomness.keep_mask(randomness.words64(9, torch.arange(1000)), 64, drop).double().mean()
         sigma = (drop * (1 - drop) / 64_000) ** 0.5
         assert abs(kept - (1 - drop)) <= 4 * sigma + 1e-5
+
+
+def test_dropout_of_nothing_is_the_original() -> None:  # P3.5
+    x = torch.randn(20, 6)
+    noise = randomness.words64(4, torch.arange(20))
+    torch.testing.assert_close(dropout(x, 0.0, noise), x, rtol=0, atol=0)
+    dropped = dropout(x, 0.5, noise)
+    torch.testing.assert_close(dropped[dropped != 0], 2 * x[dropped != 0])  # what is kept is scaled
+    assert 0 < (dropped == 0).sum() < 120
 
 
 def test_fill_uniform_gives_a_shard_its_rows_of_the_whole() -> None:
