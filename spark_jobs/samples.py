@@ -18,7 +18,7 @@ from conf.files import open_root
 from conf.masks import Masking, masking_of
 from conf.settings import Settings
 from conf.tables import TRAIN, VALID, resolve
-from spark_jobs.event_files import read_events
+from spark_jobs.event_files import num_files, read_events
 from spark_jobs.job import Context, Job, Made, Output, main, spark_schema
 from spark_jobs.kernels.compiled import I32
 from spark_jobs.kernels.samples import permutation, positions_in_user, windows
@@ -27,7 +27,9 @@ from spark_jobs.mutual_information import patterns_of
 from spark_jobs.splits import FIRST_TARGET
 from spark_jobs.sql import samples as sql
 from spark_jobs.sql.masks import with_masks
+from spark_jobs.sql.user_blocks import cut_blocks
 from spark_jobs.task_files import arrow_schema, write_by_tasks
+from spark_jobs.user_blocks import blocks_of, is_target
 
 EVENT_COLUMNS = ("user_idx", "item_idx", "ts", "split", "weight")
 ROW_GROUPS_PER_FILE = 16
@@ -71,10 +73,7 @@ def samples_of(
     """
     user, item, stage, ts, weight = (events[name].to_numpy() for name in ("user_idx", "item_idx", "split", "ts", "weight"))
     position = positions_in_user(user)
-    wanted = stage == split
-    if split == TRAIN:
-        wanted &= position >= recipe.first_target
-    rows = np.flatnonzero(wanted)
+    rows = np.flatnonzero(is_target(stage, position, split=split, first_target=recipe.first_target))
     if not len(rows):
         return
     rows = rows[permutation(len(rows), int(user[rows[0]]))]
@@ -110,13 +109,17 @@ def columns_of_users(uris: Sequence[str], names: Sequence[str], user: I32) -> di
 def compiled(context: Context, recipe: Recipe, splits: Sequence[int], group: int) -> Made:
     """The table, a task for each file of events and split. A file mixes the clicks of its users, whom their numbers' hash chose."""
     table = resolve("samples", context.registry, context.settings.shape())
-    events, features = context.files("events"), context.files("user_feat")
+    events, features, chosen = context.files("events"), context.files("user_feat"), context.settings.samples
+    shape = {"first_target": recipe.first_target, "history": recipe.history, "size": chosen.block}
 
     def build(piece: tuple[str, int], counts: Counter[str]) -> Iterator[pa.RecordBatch]:
         uri, split = piece
         table_of_events = read_events(uri, EVENT_COLUMNS)
         columns = columns_of_users(features, recipe.user_columns, table_of_events["user_idx"].to_numpy())
-        yield from samples_of(table_of_events, columns, arrow_schema(table), recipe, split=split, group=group)
+        if chosen.layout == "sequences":
+            yield from blocks_of(table_of_events, columns, arrow_schema(table), split=split, **shape)
+        else:
+            yield from samples_of(table_of_events, columns, arrow_schema(table), recipe, split=split, group=group)
 
     return write_by_tasks(context, table, [(uri, split) for split in splits for uri in events], build)
 
@@ -160,6 +163,18 @@ def shuffled(rows: DataFrame, num_files: int) -> DataFrame:
     return rows.repartition(num_files, "sample_id").sortWithinPartitions(F.xxhash64("sample_id"), "sample_id")
 
 
+def blocks_by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, num_rows: Mapping[int, int]) -> Made:
+    """The table in layout sequences; a file holds the blocks of its users in order, as those of the compiled engine do."""
+    features = tables["user_feat"].select(F.col("idx").alias("user_idx"), *recipe.user_columns)
+    events = tables["events"].join(features, "user_idx", how="left")
+    shape = {"history": recipe.history, "size": context.settings.samples.block, "first_target": recipe.first_target}
+    parts = []
+    for split, num in num_rows.items():
+        rows = cut_blocks(events, split=split, user_columns=recipe.user_columns, **shape)
+        parts.append(rows.repartition(num_files(num), "user_idx").sortWithinPartitions("sample_id"))
+    return Output(parts[0] if len(parts) == 1 else parts[0].union(parts[1]))
+
+
 def by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, num_rows: Mapping[int, int], group: int) -> Made:
     """The table by window functions and a shuffle, slower."""
     features = tables["user_feat"].select(F.col("idx").alias("user_idx"), *recipe.user_columns)
@@ -184,8 +199,12 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Ma
     group = row_group_rows(counters["train_samples"], wanted=settings.samples.row_group_rows, streams=settings.trainer.streams)
     context.counters.update(counters | {"row_group_rows": group, "fields_masked": masks.maskable()})
     num_rows = {split: num for split, num in ((TRAIN, counters["train_samples"]), (VALID, counters["valid_samples"])) if num}
+    if settings.samples.layout == "sequences":  # what a reader needs to cut the rows, in the order of layout windows
+        context.facts["sequences"] = {"history": recipe.history, "group_rows": group}
     if settings.samples.engine == "compiled":
         return {"samples": compiled(context, recipe, tuple(num_rows), group)}
+    if settings.samples.layout == "sequences":
+        return {"samples": blocks_by_sql(context, tables, recipe, num_rows)}
     return {"samples": by_sql(context, tables, recipe, num_rows, group)}
 
 

@@ -7,9 +7,10 @@ import numpy.typing as npt
 import torch
 
 from conf.fields import Registry
+from conf.masks import masking_of, masks_of
 from conf.settings import Settings
 from trainer.batches.arrow import read_arrow
-from trainer.batches.columns import Decoded, columns_for, mask_names
+from trainer.batches.columns import Decoded, columns_for, mask_columns, mask_names
 from trainer.batches.order import Epoch, Piece, RowGroup, plan_epoch, rows_of, skip_rows
 from trainer.batches.prefetch import Prefetched
 from trainer.batches.survey import Samples, survey
@@ -50,6 +51,8 @@ class Batches:
         self._samples, self._settings, self._users = samples, settings, users
         self._registry: Registry = settings.registry()
         self._rank, self._size = rank, size
+        self._stored_masks = not any(group.cut for group in samples.groups)
+        self._masking = masking_of(settings, samples.mask_patterns)
 
     def plan(self, epoch: int) -> Epoch:
         """The rows of an epoch, in order; the same on every rank."""
@@ -73,7 +76,8 @@ class Batches:
 
     def _stream(self, pieces: Sequence[Piece], epoch: int, skip: int) -> "_Stream":
         settings = self._settings
-        columns = columns_for(self._registry, settings.samples.masks.strategy, self._draw(epoch))
+        masks = mask_columns(settings.samples.masks.strategy, self._draw(epoch)) if self._stored_masks else ()
+        columns = columns_for(self._registry) + masks
         left = list(skip_rows(pieces, skip))
         decoded = SOURCES[settings.trainer.batches]([piece.group for piece in left], columns, settings.model.history)
         return _Stream(left, decoded, seed=settings.trainer.seed, epoch=epoch)
@@ -90,6 +94,9 @@ class Batches:
         batch["row"] = torch.from_numpy(row)
         batch["weight"] = torch.from_numpy(rows["weight"].astype(np.float32))
         batch["draw"] = torch.full_like(batch["row"], draw)
+        if not self._stored_masks:
+            sample_id, hist_len = rows["sample_id"].astype(np.int64), rows["hist_len"].astype(np.int64)
+            rows = {**rows, **masks_of(self._masking, sample_id, hist_len, draw)}
         for mask in mask_names(self._settings.samples.masks.strategy):
             batch[mask] = whole(f"{mask}{draw}")
         for field in self._registry.user:

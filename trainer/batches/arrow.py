@@ -18,6 +18,8 @@ def read_arrow(groups: Sequence[RowGroup], columns: Sequence[str], history: int)
 
 def read_group(group: RowGroup, columns: Sequence[str]) -> pa.Table:
     """One row group as an Arrow table; raises BadDataError if it cannot be read."""
+    if group.cut is not None:
+        return group.cut.read(group.index, columns)
     filesystem, path = open_root(group.file)
     try:
         with filesystem.open_input_file(path) as handle:

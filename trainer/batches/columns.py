@@ -24,10 +24,14 @@ def mask_names(strategy: Strategy) -> tuple[str, ...]:
     return tuple(f"{mask}_{view}" for view in masked_views(strategy) for mask in ("um", "uh", "vm"))
 
 
-def columns_for(registry: Registry, strategy: Strategy, draw: int) -> tuple[str, ...]:
-    """The columns one epoch needs: ids, history, single user fields and the masks of draw number `draw`."""
-    singles = tuple(field.name for field in registry.user if field.role == "single")
-    return PLAIN + singles + tuple(f"{mask}{draw}" for mask in mask_names(strategy))
+def mask_columns(strategy: Strategy, draw: int) -> tuple[str, ...]:
+    """The stored masks of draw number `draw`."""
+    return tuple(f"{mask}{draw}" for mask in mask_names(strategy))
+
+
+def columns_for(registry: Registry) -> tuple[str, ...]:
+    """The columns every epoch needs: ids, history, single user fields."""
+    return PLAIN + tuple(field.name for field in registry.user if field.role == "single")
 
 
 def to_numpy(table: pa.Table, group: RowGroup, history: int) -> Decoded:

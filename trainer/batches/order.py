@@ -7,9 +7,11 @@ streams. So 1, 2 and 3 workers see the same global batches, and every rank has t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from conf import draws
 from conf.tables import TRAIN
@@ -19,12 +21,19 @@ Rows = npt.NDArray[np.int64]
 _GROUPS, _ROWS = 101, 102  # words that keep the two kinds of permutation apart
 
 
+class Cut(Protocol):
+    """A file that does not hold rows, but what they are cut from."""
+
+    def read(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Row group `index`."""
+
+
 @dataclass(frozen=True)
 class RowGroup:
     """One row group of one file: the unit that is decoded.
 
     file: path or URI. index: its place in the file. number: its place in the table, which keys its permutation. rows: its rows.
-    train: how many of them are trained on, those of the splits `trained`.
+    train: how many of them are trained on, those of the splits `trained`. cut: what the rows are cut from; None = they stand in the file.
     """
 
     file: str
@@ -33,6 +42,7 @@ class RowGroup:
     rows: int
     train: int
     trained: tuple[int, ...] = (TRAIN,)
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)

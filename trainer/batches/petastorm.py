@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from conf.errors import BadDataError, Fault
+from conf.errors import BadDataError, Fault, UsageError
 from conf.files import open_root
 from trainer.batches.columns import Decoded, check, unreadable
 from trainer.batches.order import RowGroup
@@ -56,6 +56,9 @@ def read_petastorm(groups: Sequence[RowGroup], columns: Sequence[str], history: 
     """Each row group, in the given order; raises BadDataError naming the file that cannot be read."""
     if not groups:
         return
+    if any(group.cut for group in groups):
+        fault = Fault("table samples is of layout sequences, which petastorm cannot read", fix="set trainer.batches: arrow")
+        raise UsageError("trainer.batches", [fault])
     reader = _open(groups, columns)
     try:
         for group in groups:

@@ -1,7 +1,10 @@
-"""What a run needs to know of `samples` before the first batch: train rows of every row group, train clicks of every item."""
+"""What a run needs to know of `samples` before the first batch: train rows of every row group, train clicks of every item.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+Rows of row groups stand in the manifest; only their splits are counted here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from conf.tables import TRAIN, VALID
 from trainer.backends import Backend
 from trainer.batches.arrow import read_group
 from trainer.batches.order import RowGroup
+from trainer.batches.sequences import SequenceFile
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 
@@ -26,13 +30,14 @@ class Samples:
     """The table of training pairs.
 
     groups: every row group, in manifest order. valid: validation rows of each. item_counts, valid_counts: int64[num_items + 1], train
-    and validation clicks by item_idx.
+    and validation clicks by item_idx. mask_patterns: of strategy cfm, as conf.masks.masking_of takes them.
     """
 
     groups: tuple[RowGroup, ...]
     valid: tuple[int, ...]
     item_counts: Tensor
     valid_counts: Tensor
+    mask_patterns: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> int:
@@ -50,7 +55,8 @@ class Samples:
         groups = tuple(
             replace(group, train=group.train + valid, trained=both) for group, valid in zip(self.groups, self.valid, strict=True)
         )
-        return Samples(groups, (0,) * len(groups), self.item_counts + self.valid_counts, torch.zeros_like(self.valid_counts))
+        counts, none = self.item_counts + self.valid_counts, torch.zeros_like(self.valid_counts)
+        return Samples(groups, (0,) * len(groups), counts, none, self.mask_patterns)
 
 
 def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int) -> Samples:
@@ -70,18 +76,19 @@ def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int
         counts[number] = (split == TRAIN).sum(), (split == VALID).sum()
         items += [np.bincount(item[split == kind], minlength=num_items + 1) for kind in (TRAIN, VALID)]
     totals = backend.sum(torch.from_numpy(counts)).tolist()
-    groups = tuple(
-        RowGroup(group.file, group.index, group.number, group.rows, train) for group, (train, _) in zip(bare, totals, strict=True)
-    )
+    groups = tuple(replace(group, train=train) for group, (train, _) in zip(bare, totals, strict=True))
     train_counts, valid_counts = backend.sum(torch.from_numpy(items))
-    return Samples(groups, tuple(valid for _, valid in totals), train_counts, valid_counts)
+    patterns = manifest.facts.get("mask_patterns", {})
+    return Samples(groups, tuple(valid for _, valid in totals), train_counts, valid_counts, patterns)
 
 
 def _row_groups(store: Store, manifest: Manifest) -> list[RowGroup]:
     groups: list[RowGroup] = []
+    sequences = manifest.facts.get("sequences")  # of layout sequences only: how its rows are cut
     for entry, file in zip(manifest.files, store.files_of(manifest), strict=True):
-        for index, rows in enumerate(_sizes(entry, file)):
-            groups.append(RowGroup(file, index, len(groups), rows, 0))
+        cut = SequenceFile(file, **sequences) if sequences else None
+        for index, rows in enumerate(cut.sizes(entry.rows) if cut else _sizes(entry, file)):
+            groups.append(RowGroup(file, index, len(groups), rows, 0, cut=cut))
     return groups
 
 
