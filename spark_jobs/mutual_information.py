@@ -1,7 +1,8 @@
 """What the fields of users or items tell about each other, for strategy cfm: mutual information of all pairs by one Spark job a side.
 
 MI(X, Y) = sum of p(x, y) ln(p(x, y) / (p(x) p(y))) = H(X) + H(Y) - H(X, Y), in nats. Each item (or user) with a train click counts
-once; of its n values in a field each counts 1 / n, of two fields each pair of values 1 / (n m). No value is a value of its own.
+once; of its n values in a field each counts 1 / n, of two fields each pair of values 1 / (n m). An empty list is a value of its own,
+and so is OOV: values that are missing (of single fields) or rare.
 
 Source: Yao et al. 2021, "Self-supervised learning for large-scale item recommendations", eq. 4.
 """

@@ -61,6 +61,16 @@ def test_masks_change_the_vectors(encoder: Encoder) -> None:
     assert not torch.isclose(encoder.user(batch, uh=torch.full((13,), 0b11111))[long], clean["user"][long]).all(dim=2).any()
 
 
+def test_given_values_take_the_place_of_the_catalogues(encoder: Encoder) -> None:
+    ids = torch.arange(1, tiny.ITEMS + 1)
+    clean, tags = encoder.item(ids), tiny.catalogue(tiny.settings()).multi["tags"][ids]
+    torch.testing.assert_close(encoder.item(ids, multi={"tags": tags}), clean, rtol=0, atol=0)
+    last = tags.masked_fill(torch.arange(tags.shape[1]) == 0, 0)  # without each item's first value
+    changed = ~torch.isclose(encoder.item(ids, multi={"tags": last}), clean).all(dim=1)
+    several = ((tags > 0).sum(dim=1) > 1) & (tags != tags[:, :1]).logical_and(tags > 0).any(dim=1)
+    assert changed[several].all()
+
+
 def test_no_mask_bit_is_the_clean_view(encoder: Encoder) -> None:
     batch, none = tiny.batch(), torch.zeros(13, dtype=torch.int64)
     clean = views(encoder, batch)

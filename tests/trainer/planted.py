@@ -77,7 +77,7 @@ def sample_rows(made: World, settings: Settings) -> list[dict[str, object]]:
     """One row of `samples` for each click, shuffled."""
     length, rng = settings.model.history, np.random.default_rng(5)
     registry, shape = settings.registry(), settings.shape()
-    masks = [c.name for c in resolve("samples", registry, shape).columns if c.name[:4] in ("um_b", "uh_b", "vm_b")]
+    masks = [c.name for c in resolve("samples", registry, shape).columns if c.name[:2] in ("um", "uh", "vm") and c.name[2] == "_"]
     rows: list[dict[str, object]] = []
     for user, clicks in enumerate(made.clicks, start=1):
         for position, item in enumerate(clicks):

@@ -126,6 +126,17 @@ def test_petastorm_and_arrow_give_the_same_batches(day: Day, epoch: int) -> None
     assert_equal(batches_of(settings, epoch=epoch), batches_of(other, epoch=epoch))
 
 
+def test_masks_of_both_views_come_with_the_batch_where_both_are_stored(day: Day) -> None:
+    settings, _ = day(samples={"masks": {"strategy": "rfm", "draws": 2}})
+    first = batches_of(settings, epoch=1)[0]
+    assert {"um_a", "uh_a", "vm_a", "um_b", "uh_b", "vm_b"} <= first.keys()
+    assert (first["draw"] == 1).all()
+    files = Store.of(settings).files_of(Store.of(settings).manifest("samples", DS, settings))
+    stored = {row["sample_id"]: row for file in files for row in pq.ParquetFile(file).read().to_pylist()}
+    for name in ("um_a", "uh_a", "vm_b"):
+        assert first[name].tolist() == [stored[i][f"{name}1"] for i in first["sample_id"].tolist()]
+
+
 @pytest.mark.parametrize("source", ["arrow", "petastorm"])
 @pytest.mark.parametrize("size", [2, 3, 6])
 def test_workers_share_the_same_global_batches(day: Day, source: str, size: int) -> None:

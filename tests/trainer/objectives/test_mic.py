@@ -89,6 +89,17 @@ def test_equals_the_slow_twin(interests: int, kind: str) -> None:
     assert got["vv"].item() == pytest.approx(slow_same_side(batch["item_idx"].tolist(), list(items), list(items_b), 0.3), abs=1e-9)
 
 
+def test_two_masked_views() -> None:
+    encoder, overrides = tiny.encoder(tiny.settings()).double(), {"objectives.mic": {"temperature": 0.3}}
+    batch = tiny.batch()
+    batch |= {f"{name}_a": batch[f"{name}_b"].flip(0) for name in ("um", "uh", "vm")}
+    got = mic(encoder, overrides)(tiny.step(tiny.settings(overrides), encoder, batch))
+    users = [encoder.user(batch, um=batch[f"um_{v}"], uh=batch[f"uh_{v}"]).detach().numpy() for v in "ab"]
+    items = [encoder.item(batch["item_idx"], vm=batch[f"vm_{v}"])[:, None].detach().numpy() for v in "ab"]
+    assert got["uu"].item() == pytest.approx(slow_same_side(batch["user_idx"].tolist(), list(users[0]), list(users[1]), 0.3), abs=1e-9)
+    assert got["vv"].item() == pytest.approx(slow_same_side(batch["item_idx"].tolist(), list(items[0]), list(items[1]), 0.3), abs=1e-9)
+
+
 def test_user_item_by_hand() -> None:
     # property P5.2: similarities [[.9, .1], [.2, .8]]
     encoder = tiny.FreeVectors(dim=3)

@@ -4,6 +4,7 @@ import torch
 from tests.trainer import tiny
 from trainer.backends.single import SingleBackend
 from trainer.objectives import Step
+from trainer.objectives.values import fewer_values
 
 
 def step(batch: dict[str, torch.Tensor] | None = None) -> Step:
@@ -32,6 +33,47 @@ def test_views_hold_only_the_rows_that_stand_for_their_entity() -> None:
         assert view[~chosen].abs().max() == 0
     # the two views of a row drop different elements
     assert not torch.equal(made.words(3, batch["row"]), made.words(4, batch["row"]))  # type: ignore[arg-type]
+
+
+def test_view_a_is_clean_where_it_has_no_masks() -> None:
+    made = step(tiny.batch())
+    assert made.user_a_BKD is made.user_BKD
+    assert made.item_a_BD is made.item_BD
+
+
+def test_view_a_has_masks_and_noise_of_its_own() -> None:
+    batch = tiny.batch()
+    masks = {f"{name}_a": batch[f"{name}_b"].flip(0) for name in ("um", "uh", "vm")}
+    made, plain = step(batch | masks), step(batch | masks)
+    plain.encoder.drop = 0.0  # type: ignore[assignment]
+    for view, chosen, whole in (
+        (plain.user_a_BKD, plain.first_users[0], plain.encoder.user(batch, um=masks["um_a"], uh=masks["uh_a"])),
+        (plain.item_a_BD, plain.first_items[0], plain.encoder.item(batch["item_idx"], vm=masks["vm_a"])),
+    ):
+        torch.testing.assert_close(view[chosen], whole[chosen])
+        assert view[~chosen].abs().max() == 0
+    same = {f"{name}_a": batch[f"{name}_b"] for name in ("um", "uh", "vm")}
+    made = step(batch | same)  # equal masks, and yet other elements dropped
+    assert not torch.isclose(made.user_a_BKD, made.user_b_BKD).all()
+    assert not torch.isclose(made.item_a_BD, made.item_b_BD).all()
+
+
+def test_masked_views_drop_values_and_clean_ones_do_not() -> None:
+    none = torch.zeros(13, dtype=torch.int64)
+    batch = tiny.batch() | {"draw": none, "um_b": none, "vm_b": none, "item_idx": torch.arange(13) % tiny.ITEMS + 1}
+    asked = tiny.settings({"samples.masks": {"p_val": 0.9}})
+    encoder = tiny.encoder(asked)
+    made, plain = tiny.step(asked, encoder, batch), tiny.step(tiny.settings(), encoder, batch)
+    for name in ("user_BKD", "item_BD", "user_a_BKD", "item_a_BD"):
+        assert torch.equal(getattr(made, name), getattr(plain, name))
+    tags = {"tags": encoder.catalogue.multi["tags"][batch["item_idx"]]}  # type: ignore[union-attr, index]
+    hobbies = fewer_values(asked, "user", "b", batch, {"hobbies": batch["user.hobbies"]})["hobbies"]
+    users = encoder.user(batch | {"user.hobbies": hobbies}, um=batch["um_b"], uh=batch["uh_b"])
+    items = encoder.item(batch["item_idx"], vm=batch["vm_b"], multi=fewer_values(asked, "item", "b", batch, tags))
+    torch.testing.assert_close(made.user_b_BKD[made.first_users[0]], users[made.first_users[0]])
+    torch.testing.assert_close(made.item_b_BD[made.first_items[0]], items[made.first_items[0]])
+    assert not torch.isclose(made.user_b_BKD, plain.user_b_BKD).all()
+    assert not torch.isclose(made.item_b_BD, plain.item_b_BD).all()
 
 
 def test_gather_keeps_shapes_and_gradients() -> None:
