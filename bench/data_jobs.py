@@ -128,6 +128,7 @@ def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[f
 
 def floor(ours: Ours, task: str, out: Path) -> float:
     """Seconds of the same kernels on two threads of this process."""
+    from conf.masks import masking_of
     from conf.tables import resolve
     from spark_jobs import baskets, cooccurrence, event_files, samples, sessions
     from spark_jobs.session_cuts import Rule
@@ -136,7 +137,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     registry, shape = ours.settings.registry(), ours.settings.shape()
-    events, recipe = ours.files("events"), samples.recipe_of(ours.settings, split_kind="production")
+    events, recipe = ours.files("events"), samples.recipe_of(ours.settings, masking_of(ours.settings, {}), split_kind="production")
     table = resolve("samples", registry, shape)
     rule, keeping = cooccurrence.Rule("set", 5, MAX_ITEMS), cooccurrence.Keeping(1, TOP, 1.0, drop_other=False)
 
