@@ -23,18 +23,20 @@ def input_manifests(job: str, store: Store, ds: str, settings: Settings, *, trut
 
 
 def previous_manifests(job: str, store: Store, ds: str, settings: Settings) -> dict[str, Manifest]:
-    """Manifests of the job's own tables of the earlier day that it goes on from, as far as that day has them.
+    """Manifests of the job's own tables of the earlier day that it goes on from, or may spare work by, as far as that day has them.
 
     {} = it starts anew: the job goes on from nothing, `latest` finds no earlier day, or a rebuild is due.
 
     Raises:
-        NotReadyError: the day that the settings name is not committed. SettingsError: it does not lie before ds.
+        NotReadyError: the day that the settings name is not committed, and the job cannot do without.
+        SettingsError: it does not lie before ds.
     """
     names, chosen = jobs.continued(job, settings), settings.vocabulary
-    record = _previous(job, store, ds, settings) if names and chosen.previous_ds else None
-    if record is None:
+    own = (*names, *jobs.reused(job, settings))
+    record = _previous(job, store, ds, settings, needed=bool(names)) if own and chosen.previous_ds else None
+    found = {name: store.load_manifest(name, record) for name in own if name in record.tables} if record else {}
+    if not found:
         return {}
-    found = {name: store.load_manifest(name, record) for name in names if name in record.tables}
     began = epoch_day(next(iter(found.values())))
     due = chosen.rebuild_every_days is not None and (date.fromisoformat(ds) - began).days >= chosen.rebuild_every_days
     return {} if due else found
@@ -45,8 +47,8 @@ def epoch_day(manifest: Manifest) -> date:
     return date.fromisoformat(str(manifest.facts.get("vocabulary_epoch", manifest.ds)).split("/")[0])
 
 
-def _previous(job: str, store: Store, ds: str, settings: Settings) -> Record | None:
-    """The current record of the earlier day, of this variant, else of main where equal settings shaped it."""
+def _previous(job: str, store: Store, ds: str, settings: Settings, *, needed: bool) -> Record | None:
+    """The current record of the earlier day, of this variant, else of main where equal settings shaped it. needed: it must be there."""
     named = settings.vocabulary.previous_ds
     if named == "latest":
         days = sorted({*store.days(job), *store.days(job, MAIN)}, reverse=True)
@@ -56,7 +58,7 @@ def _previous(job: str, store: Store, ds: str, settings: Settings) -> Record | N
         fault = Fault(f"{named} does not lie before the day that is run", f"ds={ds}", "name an earlier day, or latest")
         raise SettingsError("vocabulary.previous_ds", [fault])
     record = store.find(job, named, settings)
-    if record is None:
+    if record is None and needed:
         days = store.days(job)
         had = f"committed days: {', '.join(days[-5:])}" if days else "no day is committed"
         fault = Fault(f"vocabulary.previous_ds: nothing is committed for {named}", had, f"run: trichannel {job} --ds {named}")

@@ -18,6 +18,7 @@ class JobSpec:
     later: tables it also reads of a later day, where the command names one (--truth-ds).
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
+    reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
     """
 
     inputs: tuple[str, ...]
@@ -27,6 +28,7 @@ class JobSpec:
     later: tuple[str, ...] = ()
     code: int = 1
     continues: tuple[str, ...] = ()
+    reuses: tuple[str, ...] = ()
 
 
 JOBS: Final[Mapping[str, JobSpec]] = {
@@ -39,7 +41,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     ),
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
     "sessions": JobSpec(("events",), ("sessions",), ("session",)),
-    "cooccurrence": JobSpec(("events", "sessions", "item_feat"), ("cooc",), ("session", "cooc")),
+    "cooccurrence": JobSpec(("events", "sessions", "item_feat"), ("cooc", "cooc_pairs"), ("session", "cooc"), reuses=("cooc_pairs",)),
     "semantics": JobSpec(("items", "item_index"), ("sem_nn",), ("semantics",)),
     "samples": JobSpec(("events", "user_feat", "item_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
@@ -86,7 +88,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
 
 
 def outputs(job: str, settings: Settings) -> tuple[str, ...]:
-    """The tables the job publishes, vocabularies by name."""
+    """The tables the job publishes by these settings, vocabularies by name."""
     return _by_name(JOBS[job].outputs, settings)
 
 
@@ -99,6 +101,11 @@ def inputs(job: str, settings: Settings) -> tuple[str, ...]:
 def continued(job: str, settings: Settings) -> tuple[str, ...]:
     """The job's own tables that it may read of an earlier day, vocabularies by name."""
     return _by_name(JOBS[job].continues, settings)
+
+
+def reused(job: str, settings: Settings) -> tuple[str, ...]:
+    """The job's own tables of an earlier day that spare it work by these settings."""
+    return _by_name(JOBS[job].reuses, settings) if settings.cooc.increment else ()
 
 
 def module_of(job: str) -> str:
@@ -130,4 +137,5 @@ def config_hash(job: str, settings: Settings) -> str:
 
 def _by_name(names: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
     fields = [f"vocab_{field.name}" for field in settings.registry().embedded]
-    return tuple(name for entry in names for name in (fields if entry == VOCABULARIES else [entry]))
+    wanted = [entry for entry in names if entry != "cooc_pairs" or settings.cooc.keep_pairs]
+    return tuple(name for entry in wanted for name in (fields if entry == VOCABULARIES else [entry]))

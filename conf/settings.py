@@ -90,16 +90,18 @@ class Settings(Section):
             yield "model.fields.item: item_id is needed (the history is embedded by it)"
         if self.cooc.category_field and self.cooc.category_field not in fields.item:
             yield f"cooc.category_field: {self.cooc.category_field!r} is no item field; known: {', '.join(fields.item) or 'none'}"
+        if self.cooc.increment and self.vocabulary.previous_ds is None:
+            yield "cooc.increment needs item numbers that stay: set vocabulary.previous_ds: latest"
         if self.source.ts_format == "order" and self.session.kind == "gap":
             yield "session.kind: gap needs clock times, but source.ts_format is order; set session.kind: user"
         if self.source.ts_format == "order" and self.split.kind == "temporal":
             yield "split.kind: temporal needs clock times, but source.ts_format is order; set split.kind: last_k"
         if self.base.loss == "logistic" and self.base.negatives != "uniform":
             yield "base.negatives: the logistic loss takes uniform negatives only"
-        for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
-            if len(set(given)) < len(given):
         if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
+        for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
+            if len(set(given)) < len(given):
                 yield f"{name}: a value is named twice"
         known_channels = get_args(get_args(Channels.model_fields["names"].annotation)[0])
         for name in self.merge.weights:

@@ -92,7 +92,7 @@ DATA: Final = (
             Column("user_idx", "int32", "row number in user_index"),
             Column("items", "array<int32>", "item_idx of the last train (or context) events, oldest first; [] = no history"),
             Column("ts", "array<int64>", "their times"),
-            Column("num_train", "int32", "train events of the user, all of them"),
+            Column("num_train", "int32", "train events of the user in events"),
         ),
         ("user_idx",),
     ),
@@ -118,6 +118,18 @@ DATA: Final = (
             Column("count", "int32", "sessions that hold both"),
             Column("same_category", "bool", "both categories known and equal (sharing a value, if multi-valued)"),
             Column("weight", "float32", "count * (1 + beta * same_category)"),
+        ),
+        ("item_i", "item_j"),
+        may_be_empty=True,
+    ),
+    Table(
+        "cooc_pairs",
+        "two different items that met in a session, in both directions, none left out (only with `cooc.keep_pairs`; "
+        "empty where more than 200 million pairs met)",
+        (
+            Column("item_i", "int32", "item_idx; each file holds whole items, sorted by item_i and item_j"),
+            Column("item_j", "int32", "item_idx, never equal to item_i"),
+            Column("count", "int32", "as in cooc"),
         ),
         ("item_i", "item_j"),
         may_be_empty=True,
@@ -150,7 +162,6 @@ DATA: Final = (
         extra=sample_extra,
         extra_doc="single user fields; masks of view b, and of view a where `samples.masks.strategy` masks both",
     ),
-)
     Table(
         "samples_sequences",
         "up to B training or validation clicks of one user, one after the other, and the L before them: `samples` in layout sequences",
@@ -168,3 +179,4 @@ DATA: Final = (
         extra=user_single,
         extra_doc="single user fields",
     ),
+)

@@ -88,7 +88,19 @@ class Cooc(Section):
     category_field: str | None = Field(None, description="item field compared for same_category; null = none")
     beta: float = Field(1.0, ge=0, description="extra weight of pairs of one category; MicRec 4.1 gives none, decision")
     other_category: Literal["keep", "drop"] = Field("keep", description="pairs of two known, different categories")
+    keep_pairs: bool = Field(
+        False, description="publish cooc_pairs, all pairs that met, up to 200 million of them: for exact negatives; MicRec 3.5"
+    )
+    increment: bool = Field(
+        False, description="count only the sessions that came and went since the day whose numbers stay (vocabulary.previous_ds)"
+    )
     engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.increment and not self.keep_pairs:
+            raise ValueError("cooc.increment needs the pairs of the earlier day; set cooc.keep_pairs: true")
+        return self
 
 
 class MutualInformation(Section):
@@ -122,9 +134,9 @@ class Samples(Section):
     """The training samples."""
 
     masks: Masks = Masks()
-    row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
-    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
     layout: Literal["windows", "sequences"] = Field(
         "windows", description="windows: a row a click, history and masks in it | sequences: blocks of a user's clicks, cut by the trainer"
     )
     block: int = Field(64, ge=1, le=10_000, description="clicks to train on in a block of layout sequences, B; decision")
+    row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
+    engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
