@@ -130,7 +130,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     """Seconds of the same kernels on two threads of this process."""
     from conf.masks import masking_of
     from conf.tables import resolve
-    from spark_jobs import baskets, cooccurrence, event_files, samples, sessions
+    from spark_jobs import baskets, event_files, pair_counts, samples, sessions
     from spark_jobs.session_cuts import Rule
     from spark_jobs.task_files import arrow_schema
 
@@ -139,7 +139,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     registry, shape = ours.settings.registry(), ours.settings.shape()
     events, recipe = ours.files("events"), samples.recipe_of(ours.settings, masking_of(ours.settings, {}), split_kind="production")
     table = resolve("samples", registry, shape)
-    rule, keeping = cooccurrence.Rule("set", 5, MAX_ITEMS), cooccurrence.Keeping(1, TOP, 1.0, drop_other=False)
+    rule, keeping = pair_counts.Rule("set", 5, MAX_ITEMS), pair_counts.Keeping(1, TOP, 1.0, drop_other=False)
 
     def of_sessions(uri: str) -> Iterator[pa.RecordBatch]:
         yield sessions.cut_sessions(event_files.read_events(uri, sessions.COLUMNS), Rule("gap", GAP_S), Counter())
@@ -152,7 +152,8 @@ def floor(ours: Ours, task: str, out: Path) -> float:
         num_items = int(ours.store.manifest("item_feat", DS, ours.settings).rows)
         block = baskets.Block(number, 3 * THREADS, num_items)
         found = baskets.of_sessions(ours.files("sessions"), block, max_items=MAX_ITEMS)
-        yield cooccurrence.count_pairs(found, block, rule, keeping, cooccurrence.categories_of([], None, num_items=num_items))[0]
+        unknown = pair_counts.categories_of([], None, num_items=num_items)
+        yield next(pair_counts.count_pairs(found, block, rule, keeping, unknown)).rows
 
     def write(numbered: tuple[int, object]) -> None:
         number, piece = numbered

@@ -11,8 +11,9 @@ from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from conf.tables import TRAIN
 from spark_jobs.event_files import read_events
+from spark_jobs.kernels.baskets import baskets
 from spark_jobs.kernels.compiled import I32, I64
-from spark_jobs.kernels.cooccurrence import baskets
+from spark_jobs.kernels.session_changes import in_both
 from spark_jobs.session_cuts import Rule as Cuts
 from spark_jobs.session_cuts import boundaries
 
@@ -49,6 +50,16 @@ class Baskets:
         return cls(item, times, np.append(ends, len(item) + 1), ts, np.sum([part.lost for part in parts], axis=0))
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Sessions of today that were not in the window of an earlier day, and those that no longer are; and how many, of all blocks."""
+
+    new: Baskets
+    gone: Baskets
+    num_new: int
+    num_gone: int
+
+
 def of_sessions(uris: Sequence[str], block: Block, *, max_items: int) -> Baskets:
     """`distinct_items` of files of sessions."""
     return Baskets.joined([distinct_items(items, block, max_items=max_items) for uri in uris for items in _session_items(uri)])
@@ -57,6 +68,29 @@ def of_sessions(uris: Sequence[str], block: Block, *, max_items: int) -> Baskets
 def clicks_of_sessions(uris: Sequence[str], block: Block) -> Baskets:
     """`clicks` of files of sessions."""
     return Baskets.joined([clicks(items, block) for uri in uris for items in _session_items(uri)])
+
+
+def changes_of_sessions(uris: Sequence[str], earlier: Sequence[str], block: Block, *, max_items: int | None) -> Changes:
+    """What stands in the files of sessions of one day only, file by file; None = whole clicks, not distinct items."""
+    both = [changed(_sessions(uri), _sessions(old)) for uri, old in zip(uris, earlier, strict=True)]
+
+    def joined(side: int) -> Baskets:
+        lists = [pair[side] for pair in both]
+        return Baskets.joined([clicks(i, block) if max_items is None else distinct_items(i, block, max_items=max_items) for i in lists])
+
+    return Changes(joined(0), joined(1), sum(len(new) for new, _ in both), sum(len(gone) for _, gone in both))
+
+
+def changed(sessions: pa.Table, earlier: pa.Table) -> tuple[pa.ListArray, pa.ListArray]:
+    """The items of those sessions that are not in `earlier`, and of those that are only there. Of whole rows but `session_no`."""
+    columns = []
+    for table in (sessions, earlier):
+        items = table["items"].combine_chunks()
+        starts = items.offsets.to_numpy().astype(np.int64) - items.offsets[0].as_py()
+        columns.append((table["user_idx"].to_numpy(), table["start_ts"].to_numpy(), items.flatten().to_numpy(), starts))
+    both = in_both(*columns[0], *columns[1])
+    new, gone = (table["items"].combine_chunks().filter(pa.array(~same)) for table, same in zip((sessions, earlier), both, strict=True))
+    return new, gone
 
 
 def clicks_of_events(uris: Sequence[str], block: Block, cuts: Cuts, *, chunks_of: int | None) -> Baskets:
@@ -118,6 +152,12 @@ def _session_items(uri: str) -> Iterator[pa.ListArray]:
         file = pq.ParquetFile(handle)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=["items"], use_threads=False)["items"].combine_chunks()
+
+
+def _sessions(uri: str) -> pa.Table:
+    filesystem, path = open_root(uri)
+    with filesystem.open_input_file(path) as handle:
+        return pq.ParquetFile(handle).read(columns=["user_idx", "start_ts", "items"], use_threads=False).combine_chunks()
 
 
 def _check(item: I32, block: Block) -> None:

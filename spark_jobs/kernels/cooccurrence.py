@@ -4,50 +4,41 @@ For each item in turn the sessions that hold it are walked and what they hold is
 the sizes of those sessions; the memory is that of the sessions, of one array over all items, and of the rows that are kept.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from spark_jobs.kernels.compiled import F32, I32, I64, U64, Flags, compiled
+from spark_jobs.kernels.compiled import I32, I64, compiled
+from spark_jobs.kernels.strongest import Keeps, Rows, keep_strongest
 
 
-@compiled
-def baskets(items: I32, offsets: I32, num_items: int, max_items: int, block: int, blocks: int) -> tuple[I32, I32, I64, I64]:
-    """(item, times, ends, counts) of the distinct items of sessions, in order of first click, cut into baskets of max_items.
+class Walk(NamedTuple):
+    """Sessions, or baskets of them, as `Baskets`, and by `sessions_of` which of them hold each item of the block."""
 
-    Kept are baskets of two or more items of which one is of the block: item % blocks == block. times: clicks of the item in its whole
-    session. ends: where each kept basket ends. counts: sessions cut, pairs lost between their baskets, both of all sessions.
-    """
-    item, times = np.empty(len(items), np.int32), np.empty(len(items), np.int32)
-    ends, num_ends, counts = np.empty(len(items) // 2 + 1, np.int64), 0, np.zeros(2, np.int64)
-    seen_in, place = np.full(num_items + 1, -1, np.int32), np.empty(num_items + 1, np.int64)
-    kept = 0
-    for s in range(len(offsets) - 1):
-        n = kept
-        for p in range(offsets[s], offsets[s + 1]):
-            i = items[p]
-            if seen_in[i] == s:
-                times[place[i]] += 1
-            else:
-                seen_in[i], place[i] = s, n
-                item[n], times[n] = i, 1
-                n += 1
-        distinct, within = n - kept, np.int64(0)
-        at = kept
-        while at < n:
-            end = min(at + max_items, n)
-            within += (end - at) * (end - at - 1) // 2
-            wanted = False
-            for p in range(at, end):
-                wanted |= item[p] % blocks == block
-            if wanted and end - at > 1:
-                for p in range(at, end):
-                    item[kept], times[kept] = item[p], times[p]
-                    kept += 1
-                ends[num_ends] = kept
-                num_ends += 1
-            at = end
-        counts[0] += distinct > max_items
-        counts[1] += distinct * (distinct - 1) // 2 - within
-    return item[:kept].copy(), times[:kept].copy(), ends[:num_ends].copy(), counts
+    item: I32
+    times: I32
+    ends: I64
+    ts: I64
+    starts: I64
+    sessions: I32
+    places: I64
+
+
+class Counting(NamedTuple):
+    """kind 0: in how many baskets both stand; 1: the product of their times; 2: sessions in which they come near, at most `window`
+    places and max_dt_s apart, in one chunk; 3: how often they do."""
+
+    kind: int
+    window: int
+    max_dt_s: int
+
+
+class Known(NamedTuple):
+    """What was counted before: item k * blocks + block met item[n] times[n] times, starts[k] <= n < starts[k + 1]."""
+
+    starts: I64
+    item: I32
+    times: I64
 
 
 @compiled
@@ -131,113 +122,96 @@ def _met_nearby(
 
 
 @compiled
-def _shared(left: I32, right: I32) -> bool:
-    for a in left:
-        for b in right:
-            if a == b:
-                return True
-    return False
+def _met(walk: Walk, k: int, how: Counting, met: I64, found: I32, last_in: I64) -> int:
+    """Count what the k-th item of the block met in these sessions into `met`; the number of different ones, itself included."""
+    first, last = walk.starts[k], walk.starts[k + 1]
+    sessions, places = walk.sessions[first:last], walk.places[first:last]
+    if first == last:
+        return 0
+    if how.kind == 0:
+        return _met_in_baskets(sessions, walk.item, walk.ends, met, found)
+    if how.kind == 1:
+        return _met_often(sessions, places, walk.item, walk.times, walk.ends, met, found)
+    clock = k * (len(walk.ends) + 1)
+    return _met_nearby(
+        sessions, places, walk.item, walk.times, walk.ts, walk.ends, how.window, how.max_dt_s, how.kind == 3, met, found, last_in, clock
+    )
 
 
 @compiled
-def _largest(keys: U64, top: int) -> None:
-    """Move the `top` largest keys to the front, in no order."""
-    low, high = 0, len(keys) - 1
-    while low < high:
-        pivot = keys[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while keys[i] > pivot:
-                i += 1
-            while keys[j] < pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if top - 1 <= j:
-            high = j
-        elif top - 1 >= i:
-            low = i
-        else:
-            return
+def rooms(walk: Walk, how: Counting, known: Known, num_items: int) -> I64:
+    """int64[k]: no more different items than these can the k-th item of the block have met."""
+    room = np.zeros(len(walk.starts) - 1, np.int64)
+    for k in range(len(room)):
+        for s in walk.sessions[walk.starts[k] : walk.starts[k + 1]]:
+            size = walk.ends[s] - (walk.ends[s - 1] if s > 0 else 0)
+            room[k] += size if how.kind < 2 else min(size, 2 * min(how.window, size))
+        room[k] = min(room[k] + known.starts[k + 1] - known.starts[k], num_items)
+    return room
 
 
 @compiled
-def count_block(
-    item: I32, times: I32, ends: I64, ts: I64, num_items: int, block: int, blocks: int,
-    counting: int, window: int, max_dt_s: int,
-    category_starts: I64, category: I32, beta: float, drop_other: bool, min_count: int, top: int,
-) -> tuple[I32, I32, I64, Flags, F32, I64]:  # fmt: skip
-    """(item_i, item_j, count, same_category, weight, counts): the strongest pairs of each item of the block.
+def _change(known: Known, k: int, num: int, met: I64, found: I32, num_gone: int, gone: I64, found_gone: I32, own: int) -> tuple[int, int]:
+    """Add to `met` what was known, take away what is gone, and empty that: (number found, pairs of which more is gone than there was)."""
+    for n in range(known.starts[k], known.starts[k + 1]):
+        j = known.item[n]
+        if met[j] == 0:
+            found[num] = j
+            num += 1
+        met[j] += known.times[n]
+    misfits = 0
+    for j in found_gone[:num_gone]:
+        if j != own:
+            misfits += gone[j] > met[j]
+            met[j] = max(met[j] - gone[j], 0)
+        gone[j] = 0
+    return num, misfits
 
-    item, times, ends: baskets (counting 0: in how many both stand; 1: the product of their times), or clicks of whole sessions
-    (2: sessions in which they come near; 3: how often they do), where `times` is the chunk of its session that a click belongs to.
-    category[category_starts[i]:category_starts[i + 1]]: what is known of item i; same = one is shared. weight = count * (1 + beta * same).
-    Of each item_i the `top` pairs of largest weight, ties by smaller item_j; rows by item_i, then in that order.
-    counts: pairs with item_i < item_j: different ones, meetings, below min_count, of two known categories that differ and so dropped;
-    items with pairs that stay; their rows beyond the top.
+
+@compiled
+def _append(i: int, found: I32, met: I64, item_i: I32, item_j: I32, count: I64, at: int) -> int:
+    """The whole row of item i, by item_j; the place behind it."""
+    for j in np.sort(found):
+        if j != i and met[j] > 0:
+            item_i[at], item_j[at], count[at] = i, j, met[j]
+            at += 1
+    return at
+
+
+@compiled
+def count_items(
+    first: int, last: int, room: int, room_all: int, walk: Walk, gone: Walk, known: Known, how: Counting, keeps: Keeps,
+    num_items: int, block: int, blocks: int,
+) -> tuple[Rows, I32, I32, I64, I64]:  # fmt: skip
+    """(rows, item_i, item_j, count, counts) of items k * blocks + block, first <= k < last: the strongest pairs, and all of them.
+
+    Counted are the sessions of `walk`, and what is known, without the sessions of `gone`, which it holds.
+    rows: of `room` at most, by item_i, then strongest first. item_i, item_j, count: every pair, both sorted; none if room_all is 0.
+    counts: as `keep_strongest` says; then the pairs of which more are gone than were known: not 0 only where `known` is of others.
     """
-    starts, sessions, places = sessions_of(item, ends, num_items, block, blocks)
-    room = np.int64(0)
-    for k in range(len(starts) - 1):
-        others = np.int64(0)
-        for s in sessions[starts[k] : starts[k + 1]]:
-            others += ends[s] - (ends[s - 1] if s > 0 else 0)
-            if others >= top:
-                break
-        room += min(int(others), top, num_items)
-    item_i, item_j, count = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64)
-    same, weight, counts = np.empty(room, np.bool_), np.empty(room, np.float32), np.zeros(6, np.int64)
+    rows = Rows(
+        np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64), np.empty(room, np.bool_), np.empty(room, np.float32)
+    )
+    item_i, item_j, count = np.empty(room_all, np.int32), np.empty(room_all, np.int32), np.empty(room_all, np.int64)
     met, found = np.zeros(num_items + 1, np.int64), np.empty(num_items + 1, np.int32)
-    last_in = np.full(num_items + 1, -1, np.int64) if counting >= 2 else np.empty(0, np.int64)
-    keys, weights, rows = np.empty(num_items + 1, np.uint64), np.empty(1, np.float32), 0
-    bits = weights.view(np.uint32)
-    for k in range(len(starts) - 1):
-        i, mine = k * blocks + block, slice(starts[k], starts[k + 1])
-        if starts[k] == starts[k + 1]:
+    near, changes = how.kind >= 2, len(gone.item) > 0
+    last_in = np.full(num_items + 1 if near else 0, -1, np.int64)
+    met_gone, found_gone = np.zeros(num_items + 1 if changes else 0, np.int64), np.empty(num_items + 1 if changes else 0, np.int32)
+    last_gone = np.full(num_items + 1 if near and changes else 0, -1, np.int64)
+    keys, weights = np.empty(num_items + 1, np.uint64), np.empty(1, np.float32)
+    counts, at, at_all = np.zeros(7, np.int64), 0, 0
+    for k in range(first, last):
+        i = k * blocks + block
+        num = _met(walk, k, how, met, found, last_in)
+        num_gone = _met(gone, k, how, met_gone, found_gone, last_gone) if changes else 0
+        num, misfits = _change(known, k, num, met, found, num_gone, met_gone, found_gone, i)
+        counts[6] += misfits
+        if num == 0:
             continue
-        if counting == 0:
-            num = _met_in_baskets(sessions[mine], item, ends, met, found)
-        elif counting == 1:
-            num = _met_often(sessions[mine], places[mine], item, times, ends, met, found)
-        else:
-            clock = int(k) * (len(ends) + 1)
-            num = _met_nearby(
-                sessions[mine], places[mine], item, times, ts, ends, window, max_dt_s, counting == 3, met, found, last_in, clock
-            )
-        kept = 0
-        own = category[category_starts[i] : category_starts[i + 1]]
-        for j in found[:num]:
-            if j == i:
-                continue
-            if j > i:
-                counts[0] += 1
-                counts[1] += met[j]
-                counts[2] += met[j] < min_count
-            if met[j] < min_count:
-                continue
-            theirs = category[category_starts[j] : category_starts[j + 1]]
-            shared = _shared(own, theirs)
-            if drop_other and not shared and len(own) and len(theirs):
-                counts[3] += j > i
-                continue
-            weights[0] = met[j] * (1 + beta * shared)
-            # Positive floats sort as their bits do; the smaller of two equal ones comes first.
-            keys[kept] = (np.uint64(bits[0]) << np.uint64(32)) | np.uint64(0xFFFFFFFF - j)
-            kept += 1
-        counts[4] += kept > 0
-        counts[5] += max(kept - top, 0)
-        if kept > top:
-            _largest(keys[:kept], top)
-            kept = top
-        ordered = np.sort(keys[:kept])
-        for n in range(kept):
-            j = np.int64(0xFFFFFFFF) - np.int64(ordered[kept - 1 - n] & np.uint64(0xFFFFFFFF))
-            bits[0] = np.uint32(ordered[kept - 1 - n] >> np.uint64(32))
-            item_i[rows], item_j[rows], count[rows], weight[rows] = i, j, met[j], weights[0]
-            same[rows] = _shared(own, category[category_starts[j] : category_starts[j + 1]])
-            rows += 1
+        at = keep_strongest(i, found[:num], met, keeps, keys, weights, rows, at, counts)
+        if room_all:
+            at_all = _append(i, found[:num], met, item_i, item_j, count, at_all)
         for j in found[:num]:
             met[j] = 0
-    return item_i[:rows].copy(), item_j[:rows].copy(), count[:rows].copy(), same[:rows].copy(), weight[:rows].copy(), counts
+    kept = Rows(rows.item_i[:at].copy(), rows.item_j[:at].copy(), rows.times[:at].copy(), rows.same[:at].copy(), rows.weight[:at].copy())
+    return kept, item_i[:at_all].copy(), item_j[:at_all].copy(), count[:at_all].copy(), counts

@@ -126,6 +126,12 @@ def _known(category: Column, *, multi: bool) -> Column:
     return F.exists(category, lambda value: value >= FIRST_ID) if multi else category >= FIRST_ID
 
 
+def both_ways(pairs: DataFrame) -> DataFrame:
+    """Every pair once for each of its items: cooc_pairs."""
+    there, back = (F.struct(F.col(i).alias("item_i"), F.col(j).alias("item_j")) for i, j in (("item_i", "item_j"), ("item_j", "item_i")))
+    return pairs.select(F.explode(F.array(there, back)).alias("ends"), F.col("count").cast("int").alias("count")).select("ends.*", "count")
+
+
 def strongest(weighed: DataFrame, *, top: int) -> DataFrame:
     """Both directions of each pair; of each item_i the `top` pairs of largest weight, ties by smaller item_j."""
     there, back = (F.struct(F.col(i).alias("item_i"), F.col(j).alias("item_j")) for i, j in (("item_i", "item_j"), ("item_j", "item_i")))

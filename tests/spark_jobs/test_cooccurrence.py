@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spark_jobs.cooccurrence as job
-import spark_jobs.kernels.cooccurrence as kernel
+import spark_jobs.kernels.strongest as kernel
 from conf.errors import BadDataError, SettingsError
 from conf.fields import Field, Registry
 from conf.sections.data import Cooc
 from spark_jobs import baskets
 from spark_jobs.baskets import Baskets, Block
-from spark_jobs.cooccurrence import COUNTERS, Categories, Keeping, Rule, count_pairs, num_blocks
+from spark_jobs.cooccurrence import num_blocks
+from spark_jobs.pair_counts import COUNTERS, Categories, Keeping, Rule, count_pairs
 
 SESSIONS = [[1, 2, 2], [2, 1], [3]]
 ALL = Keeping(min_count=1, top=99, beta=1.0, drop_other=False)
@@ -34,9 +35,9 @@ def rows_of(found_in, rule, blocks=1, keeping=ALL, categories=UNKNOWN):
     rows, total = [], Counter()
     for number in range(blocks):
         block = Block(number, blocks, 8)
-        batch, counts = count_pairs(found_in(block), block, rule, keeping, categories)
-        rows += batch.to_pylist()
-        total.update(dict(zip(COUNTERS, counts.tolist(), strict=True)))
+        for part in count_pairs(found_in(block), block, rule, keeping, categories):
+            rows += part.rows.to_pylist()
+            total.update(part.counts)
     return rows, total
 
 
@@ -187,7 +188,7 @@ def test_the_top_of_many_equals_a_sort():
     block, rule = Block(0, 1, 400), Rule("set", 5, 50)
     found = baskets.distinct_items(column([s.tolist() for s in sessions]), block, max_items=50)
     unknown = Categories(np.zeros(402, np.int64), np.empty(0, np.int32))
-    rows = count_pairs(found, block, rule, Keeping(1, 10, 1.0, drop_other=False), unknown)[0].to_pylist()
+    rows = next(count_pairs(found, block, rule, Keeping(1, 10, 1.0, drop_other=False), unknown)).rows.to_pylist()
     met = Counter((int(i), int(j)) for s in sessions for i in s for j in s if i != j)
     want = {}
     for (i, j), count in sorted(met.items(), key=lambda pair: (pair[0][0], -pair[1], pair[0][1])):
