@@ -97,15 +97,16 @@ def write_now(context: Context, name: str, output: Output) -> Written:
         .parquet(context.store.uri(folder))
     )
     files = _inspect_files(context, folder, prefix)
-    return Written(tuple(files), _verify(context, table, _uris(context, name, files)), {})
+    return Written(tuple(files), _verify(context, table, uris(context, name, files)), {})
 
 
 def read_back(context: Context, name: str, written: Written) -> DataFrame:
     """The table as it was written by this run, which has not published it yet."""
-    return context.spark.read.parquet(*_uris(context, name, written.files))
+    return context.spark.read.parquet(*uris(context, name, written.files))
 
 
-def _uris(context: Context, name: str, files: Sequence[FileEntry]) -> list[str]:
+def uris(context: Context, name: str, files: Sequence[FileEntry]) -> list[str]:
+    """Files of an output of this run, which it has not published yet, as `open_root` and Spark take them."""
     folder = context.store.run_folder(name, context.ds, context.run_id)
     return [context.store.uri(f"{folder}/{entry.name}") for entry in files]
 

@@ -19,10 +19,11 @@ MIN_USER_EVENTS = 5  # kind user: users with fewer are neither trained on nor te
 FIRST_TARGET = 4  # kind user: position of a train user's first target, from 0; ComiRec
 
 
-def assign_split(clicks: DataFrame, *, split: Split, has_clock: bool) -> DataFrame:
+def assign_split(clicks: DataFrame, *, split: Split, has_clock: bool, user: str = "user_key") -> DataFrame:
     """Add int8 column `split`: 0 train, 1 valid, 2 test, 3 context (history of a user who is never trained on).
 
-    Held-out clicks of a user always come after its train or context clicks.
+    Held-out clicks of a user always come after its train or context clicks. user: the column that tells users apart: their key, or a
+    number that is cheaper to sort by.
 
     Raises:
         SettingsError: temporal without clock times, or a split that leaves nothing to train on.
@@ -30,20 +31,20 @@ def assign_split(clicks: DataFrame, *, split: Split, has_clock: bool) -> DataFra
     if split.kind == "production":
         assigned = clicks.withColumn("split", F.lit(TRAIN))
     elif split.kind == "last_k":
-        assigned = _last_k(clicks, split.k)
+        assigned = _last_k(clicks, split.k, user)
     elif split.kind == "temporal":
         assigned = _temporal(clicks, split.test_days, has_clock=has_clock)
     else:
-        assigned = _by_user(clicks, split.seed)
+        assigned = _by_user(clicks, split.seed, user)
     return assigned.withColumn("split", F.col("split").cast("tinyint"))
 
 
-def _last_k(clicks: DataFrame, k: int) -> DataFrame:
+def _last_k(clicks: DataFrame, k: int, user: str) -> DataFrame:
     """Of users with at least 2k + 1 clicks: the last k test, the k before them valid."""
-    from_end = F.row_number().over(Window.partitionBy("user_key").orderBy(*[F.col(name).desc() for name in CLICK_ORDER]))
+    from_end = F.row_number().over(Window.partitionBy(user).orderBy(*[F.col(name).desc() for name in CLICK_ORDER]))
     eligible = F.col("_n") >= 2 * k + 1
     stage = F.when(eligible & (F.col("_from_end") <= k), TEST).when(eligible & (F.col("_from_end") <= 2 * k), VALID).otherwise(TRAIN)
-    counted = clicks.withColumn("_from_end", from_end).withColumn("_n", F.count(F.lit(1)).over(Window.partitionBy("user_key")))
+    counted = clicks.withColumn("_from_end", from_end).withColumn("_n", F.count(F.lit(1)).over(Window.partitionBy(user)))
     return counted.withColumn("split", stage).drop("_from_end", "_n")
 
 
@@ -70,16 +71,15 @@ def _temporal(clicks: DataFrame, test_days: int, *, has_clock: bool) -> DataFram
     return clicks.withColumn("split", F.when(day >= str(test_from), TEST).when(day >= str(valid_day), VALID).otherwise(TRAIN))
 
 
-def _by_user(clicks: DataFrame, seed: int) -> DataFrame:
+def _by_user(clicks: DataFrame, seed: int, user: str) -> DataFrame:
     """Users with at least 5 clicks go 8:1:1 to train, valid, test by the rank of a hash.
 
     A held-out user's first floor(0.8 n) clicks are context, the rest are what is to be found. Users with fewer than 5 clicks are
     context altogether: ComiRec drops them; here they can still be served, but nothing is learned from them.
     """
-    user = Window.partitionBy("user_key")
-    counted = clicks.withColumn("_n", F.count(F.lit(1)).over(user)).withColumn(
-        "_position", F.row_number().over(user.orderBy(*CLICK_ORDER)) - 1
-    )
+    of_user = Window.partitionBy(user)
+    position = F.row_number().over(of_user.orderBy(*CLICK_ORDER)) - 1
+    counted = clicks.withColumns({"_n": F.count(F.lit(1)).over(of_user), "_position": position})
     first_valid, first_test = _user_bounds(clicks, seed)
     place = F.struct(_user_hash(seed).alias("hash"), F.col("user_key"))
     prefix = F.col("_position") < F.floor(F.col("_n") * 8 / 10)
