@@ -1,6 +1,7 @@
 """From samples on with the masks of Yao et al. and dropped values: both engines' rows, and two Horovod workers that train on them."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_correlated_masks_and_dropped_values(tiny_day, tmp_path):
     assert trained.inputs["samples"] == made.identity
     (log,) = [file for file in store.files_of(trained) if file.endswith("metrics.jsonl")]
     epoch = next(line for line in map(json.loads, Path(log).read_text().splitlines()) if line["kind"] == "epoch")
-    assert all(0 < epoch[f"mic.{part}"] < 10 for part in ("uv", "uu", "vv"))
+    losses = [epoch[f"mic.{part}"] for part in ("uv", "uu", "vv")]
+    assert all(loss > 0 and math.isfinite(loss) for loss in losses), losses
 
     ran(day, "samples", "samples.engine=sql")
     assert store.manifest("samples", DS, settings).content_hash == made.content_hash

@@ -85,7 +85,7 @@ def test_a_chain_in_a_variant_reads_its_own_where_settings_differ_and_main_where
     publish(asked.store, asked.settings, "e1", "few events", job="events", inputs=_seen("events", asked))
     assert unchanged("events", asked, _seen("events", asked)).variant == "exp"
     manifests = input_manifests("samples", asked.store, DS, asked.settings)
-    assert {table: m.variant for table, m in manifests.items()} == {"events": "exp", "user_feat": "main"}
+    assert {table: m.variant for table, m in manifests.items()} == {"events": "exp", "user_feat": "main", "item_feat": "main"}
 
 
 @pytest.mark.parametrize("damage", ["file", "folder"])
