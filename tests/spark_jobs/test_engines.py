@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import spark_jobs.cooccurrence as cooccurrence
@@ -16,6 +17,10 @@ from spark_jobs import events, vocabulary
 from spark_jobs.job import run_job
 from tests.spark_jobs.small_logs import publish_log, random_log
 from tests.spark_jobs.test_data_jobs import request_of
+from trainer.backends import build_backend
+from trainer.batches import survey
+from trainer.batches.arrow import read_group
+from trainer.batches.columns import PLAIN
 
 SPARK_JOBS = Path(sessions.__file__).parent
 ENGINES = {"session": sessions, "cooc": cooccurrence, "samples": samples}
@@ -86,6 +91,24 @@ def test_each_engine_is_really_taken(spark, encoded, monkeypatch):
                 run(spark, encoded, f"whole-{other}", {section: {"engine": other}}, jobs=[module])
 
 
+def test_the_rows_of_layout_windows_can_be_cut_from_the_blocks_of_both_engines(spark, encoded):
+    def published(run_id, *changes):
+        asked = replace(encoded, settings=settings_with(encoded.settings, {"samples": {"row_group_rows": 16}}, *changes), run_id=run_id)
+        manifest = asked.store.load_manifest("samples", run_job(samples.JOB, spark, asked).record)
+        groups = survey(asked.store, manifest, build_backend("single"), num_items=1000).groups
+        return manifest, [read_group(group, (*PLAIN, "ts", "city")).combine_chunks() for group in groups]
+
+    blocks = {"samples": {"layout": "sequences", "block": 3}, "trainer": {"batches": "arrow"}}
+    _, windows = published("windows")
+    compiled, cut = published("blocks", blocks)
+    by_sql, cut_from_sql = published("blocks-sql", blocks, {"samples": {"engine": "sql"}})
+    assert len(windows) > 5
+    assert all(one.equals(other) for one, other in zip(cut, windows, strict=True))
+    assert (by_sql.content_hash, by_sql.counters) == (compiled.content_hash, compiled.counters)
+    in_order = [pa.concat_tables(tables).sort_by("sample_id").combine_chunks() for tables in (windows, cut_from_sql)]
+    assert in_order[0].equals(in_order[1])
+
+
 def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -95,7 +118,8 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def test_neither_engine_calls_the_other():
-    compiled = [*(SPARK_JOBS / "kernels").glob("*.py"), *(SPARK_JOBS / name for name in ("baskets.py", "event_files.py", "task_files.py"))]
+    names = ("baskets.py", "event_files.py", "increment.py", "pair_counts.py", "task_files.py")
+    compiled = [*(SPARK_JOBS / "kernels").glob("*.py"), *(SPARK_JOBS / name for name in names)]
     for path in compiled:
         assert not any("spark_jobs.sql" in name for name in imported(path)), path
     for path in (SPARK_JOBS / "sql").glob("*.py"):
