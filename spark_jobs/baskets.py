@@ -115,7 +115,10 @@ def clicks(items: pa.ListArray, block: Block) -> Baskets:
 
 
 def timed_clicks(events: pa.Table, block: Block, cuts: Cuts, *, chunks_of: int | None) -> Baskets:
-    """The train clicks of events with their times, cut into sessions; their chunk is that of `distinct_items` for chunks_of, or 0."""
+    """The train clicks of events with their times, cut into sessions, and these into the chunks of `distinct_items` for chunks_of.
+
+    Each chunk is a session of its own here: in one of 20,000 items every click would look at all others to find those of its chunk.
+    """
     order, starts = boundaries(events, cuts)
     item, ts, split = (events[name].to_numpy() if order is None else events[name].to_numpy()[order] for name in ("item_idx", "ts", "split"))
     _check(item, block)
@@ -125,6 +128,11 @@ def timed_clicks(events: pa.Table, block: Block, cuts: Cuts, *, chunks_of: int |
     session = np.repeat(np.arange(len(sizes)), sizes)
     chunk = _chunks(session, item, chunks_of) if chunks_of else np.zeros(len(item), np.int32)
     lost = np.array([len(np.unique(session[chunk > 0])), 0])
+    if lost[0]:
+        together = np.lexsort((chunk, session))
+        item, ts, chunk = item[together], ts[together], chunk[together]
+        starts = np.flatnonzero(np.diff(session[together] << 32 | chunk, prepend=-1))
+        sizes = np.diff(starts, append=len(item))
     return _near(item, sizes[sizes > 0], chunk, ts, block, lost)
 
 

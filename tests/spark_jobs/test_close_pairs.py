@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conf.errors import SettingsError
 from conf.sections.data import Session
 from spark_jobs import baskets
-from spark_jobs.baskets import Baskets
+from spark_jobs.baskets import Baskets, Block
 from spark_jobs.cooccurrence import Rule as Counting
 from spark_jobs.session_cuts import Rule, resolve_rule
 from spark_jobs.sessions import cut_sessions
@@ -68,6 +68,16 @@ def test_a_session_counts_a_pair_once_or_each_time_it_met():
     rows = [(1, 5, 0, 0, None), (1, 6, 1, 0, None), (1, 5, 2, 0, None), (1, 6, 90, 0, None), (2, 6, 0, 0, None), (2, 5, 0, 0, None)]
     assert met(rows, Rule("user", 1), 10, "set") == {(5, 6): 2}
     assert met(rows, Rule("user", 1), 10, "multiset") == {(5, 6): 3}
+
+
+def test_no_click_of_a_long_session_looks_beyond_its_chunk():
+    """Six items clicked in turn, twice, in chunks of two; at 20,000 items it is 50 others that each looks at, or 20,000."""
+    rows = [(1, item, ts, 0, None) for ts, item in enumerate([1, 2, 3, 4, 5, 6] * 2)]
+    made = baskets.timed_clicks(arrow(rows).combine_chunks(), Block(0, 1, 6), Rule("user", 1), chunks_of=2)
+    assert made.item.tolist() == [1, 2, 1, 2, 3, 4, 3, 4, 5, 6, 5, 6]
+    assert made.ts.tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    assert made.ends.tolist() == [4, 8, 12]
+    assert made.lost[0] == 1
 
 
 def test_held_out_clicks_meet_nothing():
