@@ -96,7 +96,7 @@ def test_p3_2_and_p3_3_by_hand(spark):
     assert correlated(found.nats[:3, :3]) == (0b011, 0b011, 0b101)  # three: a tie of two zeros, the lower field
 
 
-@pytest.mark.parametrize("fields", [(), (ID,), (ONE,), (ID, ONE)])
+@pytest.mark.parametrize("fields", [(ID, ONE), *(pytest.param(few, marks=pytest.mark.slow) for few in ((), (ID,), (ONE,)))])
 def test_few_fields(spark, fields):
     found = measure(features(spark, [(4, 4, 4, [], []), (5, 4, 4, [], [])]), fields, max_values=10)
     assert found.nats.shape == (len(fields), len(fields))

@@ -77,7 +77,7 @@ def test_a_draw_equal_to_the_threshold_is_not_below_it():
     assert masks._threshold(0.0) == 0
 
 
-@pytest.mark.parametrize("num_fields", [2, 5, 63])
+@pytest.mark.parametrize("num_fields", [5, *(pytest.param(num, marks=pytest.mark.slow) for num in (2, 63))])
 def test_halves_and_patterns_are_those_of_conf_masks(samples, num_fields):
     patterns = correlated(np.random.default_rng(4).random((num_fields, num_fields)))
     rest = {"seed": -3, "draw": 1, "what": UM_A}
@@ -90,7 +90,7 @@ def test_halves_and_patterns_are_those_of_conf_masks(samples, num_fields):
     assert (found["pattern"] == pattern_mask(np.array(IDS), patterns, **rest)).all()
 
 
-@pytest.mark.parametrize("strategy", ["random_p", "rfm", "cfm"])
+@pytest.mark.parametrize("strategy", ["random_p", pytest.param("rfm", marks=pytest.mark.slow), "cfm"])
 def test_the_columns_are_those_of_table_samples(samples, strategy):
     fields = {"user": ["user_id", "city", "hobbies"], "item": ["item_id", "tags"]}
     asked = settings_of(model={"history": 9, "fields": fields})
