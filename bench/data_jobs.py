@@ -1,12 +1,13 @@
-"""Our jobs sessions, cooccurrence and samples beside what a user would pick instead, on the same events, in one run.
+"""Our data jobs beside what a user would pick instead, on the same clicks or events, in one run.
 
     make bench-spark [MILLIONS=5] [REPEATS=5] [PEERS=<folder of clicklog.py and peers.py>]
 
 Ours is the job as it ships, in local mode with 10 GB for the JVM: inputs resolved, files read, rows checked and hashed, manifest and
-pointer written; the JVM is up, the first repeat is cold. The peers are single statements of Polars and DuckDB, each in a process of its
-own, whose start is not counted. `floor` is our compiled kernels in one process with two threads, without Spark, checks and hashes. All
-have the same allocator settings. Repeats are interleaved; outputs are compared row for row before a time is printed. The log has no two
-clicks of a user at one time and no session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
+pointer written; the JVM is up, the first repeat is cold. `encode` is ingest, vocabulary and events together, from text keys. The peers are
+single statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a process of its own, whose start is not counted.
+`floor` is our compiled kernels in one process with two threads, without Spark, checks and hashes. All have the same allocator settings.
+Repeats are interleaved; outputs are compared row for row before a time is printed. The log has no two clicks of a user at one time and no
+session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from same_rows import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 GAP_S, MAX_ITEMS, TOP, HISTORY, THREADS = 3600, 50, 100, 20, 2
@@ -33,7 +36,10 @@ DS = "2024-12-31"
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 SPARK = "--master local[2] --driver-memory 10g --conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
 SPARK += " --conf spark.sql.shuffle.partitions=16 --conf spark.driver.host=127.0.0.1 --driver-java-options -Xss8m pyspark-shell"
-PEERS = {"sessions": ("polars", "duckdb"), "cooc": ("polars", "duckdb"), "samples": ("duckdb", "polars")}
+EVENT_LOG = "--conf spark.eventLog.enabled=true --conf spark.eventLog.dir={} --conf spark.eventLog.rolling.enabled=false"
+EVENT_LOG += " --conf spark.eventLog.compress=false "
+PEERS = {"encode": ("polars",), "sessions": ("polars", "duckdb"), "cooc": ("polars", "duckdb"), "samples": ("duckdb", "polars")}
+JOBS = {"encode": ("ingest", "vocabulary", "events"), "cooc": ("cooccurrence",)}  # of a task; else the job of its name
 
 
 # ---- the log -------------------------------------------------------------------------------------------------------
@@ -94,22 +100,33 @@ class Ours:
             "model": {"history": HISTORY, "fields": {"user": [], "item": ["item_id"]}},
         }
         self.settings = Settings.model_validate(settings)
+        self.events = Path(tempfile.mkdtemp(prefix="spark-events-"))
+        os.environ.setdefault("PYSPARK_SUBMIT_ARGS", EVENT_LOG.format(self.events.as_uri()) + SPARK)
         self.store, self.spark = Store(str(root)), session("bench")
         self.request = lambda run_id: Request(
             "bench", self.settings, (), DS, MAIN, run_id, force=True, break_lock=False, dry_run=False, log=Log("text", run_id=run_id)
         )
 
-    def run(self, job: str) -> float:
-        """Seconds of the whole job."""
+    def run(self, job: str) -> tuple[float, float]:
+        """(seconds of the whole job, peak GB of the driver's process, the JVM and its Python workers)."""
         from importlib import import_module
 
         from conf.jobs import module_of
         from conf.manifest import new_run_id
         from spark_jobs.job import run_job
+        from spark_jobs.memory import peak_memory
 
         began = time.perf_counter()
-        run_job(import_module(module_of(job)).JOB, self.spark, self.request(new_run_id()))
-        return time.perf_counter() - began
+        with peak_memory() as peak:
+            run_job(import_module(module_of(job)).JOB, self.spark, self.request(new_run_id()))
+        return time.perf_counter() - began, round(peak.megabytes / 1024, 2)
+
+    def shuffled_gb(self) -> float:
+        """What all stages so far wrote for others to read, by Spark's event log."""
+        (log,) = self.events.iterdir()
+        stages = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if '"SparkListenerStageCompleted"' in line)
+        values = (value for stage in stages for value in stage["Stage Info"]["Accumulables"])
+        return sum(int(value["Value"]) for value in values if value["Name"] == "internal.metrics.shuffle.write.bytesWritten") / 2**30
 
     def files(self, table: str) -> list[str]:
         """The files of the current version."""
@@ -119,6 +136,8 @@ class Ours:
 def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[float, float]:
     """(seconds, peak GB) of one repeat."""
     command = [sys.executable, peers / "peers.py", task, engine, source, out]
+    if task == "encode":
+        command = [sys.executable, ROOT / "bench" / f"encode_{engine}.py", source, out]
     done = subprocess.run(command, env={**os.environ, "REPEATS": "1", "THREADS": str(THREADS)}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{task} {engine} failed:\n{done.stderr[-2000:]}")
@@ -160,7 +179,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
         build: Callable[..., Iterator[pa.RecordBatch]] = {"sessions": of_sessions, "samples": of_samples, "cooc": of_cooc}[task]
         batches = build(piece)
         first = next(batches)
-        with pq.ParquetWriter(out / f"{number}.parquet", first.schema) as writer:
+        with pq.ParquetWriter(out / f"{number}.parquet", first.schema, use_dictionary=False) as writer:
             writer.write_batch(first)
             for batch in batches:
                 writer.write_batch(batch)
@@ -172,84 +191,6 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     return time.perf_counter() - began
 
 
-# ---- the same rows -------------------------------------------------------------------------------------------------
-
-
-def compare(task: str, ours: Sequence[str], theirs: Path, history: int = HISTORY) -> None:
-    """Stop unless both tables say the same."""
-    differ = {"sessions": _sessions_differ, "cooc": _cooc_differ, "samples": _samples_differ}[task]
-    found = differ(ours, theirs, history)
-    if found:
-        raise SystemExit(f"{task}: {theirs.name} differs from ours: {found}")
-
-
-def _flat(table: pa.Table, lists: str, order: np.ndarray) -> np.ndarray:
-    return table[lists].combine_chunks().take(pa.array(order)).flatten().to_numpy()
-
-
-def _sessions_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
-    left = pq.read_table(ours, columns=["user_idx", "start_ts", "end_ts", "items", "num_items"])
-    right = pq.read_table(theirs)
-    user = "user_id" if "user_id" in right.column_names else "user_idx"
-    orders = [np.lexsort((t["start_ts"].to_numpy(), t[name].to_numpy())) for t, name in ((left, "user_idx"), (right, user))]
-    for mine, other in (("user_idx", user), ("start_ts", "start_ts"), ("num_items", "num_items")):
-        a, b = left[mine].to_numpy()[orders[0]], right[other].to_numpy()[orders[1]]
-        if len(a) != len(b) or (a != b).any():
-            return f"column {mine}, {len(a)} and {len(b)} rows"
-    same = np.array_equal(_flat(left, "items", orders[0]), _flat(right, "items", orders[1]))
-    return "" if same else "items"
-
-
-def _cooc_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
-    """Counts must be equal rank by rank, and the items of all pairs above the smallest count that was kept: ties there are free."""
-    left = pq.read_table(ours, columns=["item_i", "item_j", "count"])
-    right = pq.read_table(theirs)
-    sizes = np.diff(right["nbr"].combine_chunks().offsets.to_numpy())
-    item = np.repeat(right.column(0).to_numpy(), sizes)
-    tables = []
-    for i, j, count in (
-        [left[name].to_numpy() for name in ("item_i", "item_j", "count")],
-        [item, right["nbr"].combine_chunks().flatten().to_numpy(), right["cnt"].combine_chunks().flatten().to_numpy()],
-    ):
-        order = np.lexsort((j, -count.astype(np.int64), i))
-        tables.append([column[order].astype(np.int64) for column in (i, j, count)])
-    (i, j, count), (other_i, other_j, other_count) = tables
-    if len(i) != len(other_i) or (i != other_i).any() or (count != other_count).any():
-        return f"counts, {len(i)} and {len(other_i)} rows"
-    last = np.append(i[1:] != i[:-1], True)
-    smallest = count[last][np.cumsum(last) - last]
-    return "" if (j == other_j)[count > smallest].all() else "items above the last tie"
-
-
-def _samples_differ(ours: Sequence[str], theirs: Path, history: int) -> str:
-    left = pq.read_table(ours, columns=["user_idx", "ts", "item_idx", "hist", "hist_len"])
-    right = pq.read_table(theirs)
-    orders = [
-        np.argsort(t[name].to_numpy().astype(np.int64) << 33 | t["ts"].to_numpy()) for t, name in ((left, "user_idx"), (right, "user_id"))
-    ]
-    if len(orders[0]) != len(orders[1]):
-        return f"{len(orders[0])} and {len(orders[1])} rows"
-    if (left["item_idx"].to_numpy()[orders[0]] != right["item_id"].to_numpy()[orders[1]]).any():
-        return "items"
-    lengths = left["hist_len"].to_numpy()[orders[0]]
-    hist = right["hist"].combine_chunks()
-    sizes = (
-        np.diff(hist.offsets.to_numpy())[orders[1]]
-        if hist.null_count == 0
-        else pc.fill_null(pc.list_value_length(hist), 0).to_numpy()[orders[1]]
-    )
-    for at in range(0, len(lengths), 5_000_000):  # a piece at a time: 20 numbers a row are many gigabytes
-        some, other = orders[0][at : at + 5_000_000], orders[1][at : at + 5_000_000]
-        mine = left["hist"].take(pa.array(some)).combine_chunks().flatten().to_numpy().reshape(-1, history)
-        filled = np.arange(history) < lengths[at : at + 5_000_000, None]
-        flat = right["hist"].take(pa.array(other)).combine_chunks().flatten().to_numpy()
-        if (sizes[at : at + 5_000_000] == history).all() and len(flat) == len(some) * history:  # padded in front with zeros
-            flat = flat.reshape(-1, history)[np.arange(history) >= history - lengths[at : at + 5_000_000, None]]
-        if not np.array_equal(mine[filled], flat):
-            return "histories"
-    return ""
-
-
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -259,25 +200,25 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of clicklog.py and peers.py")
-    parser.add_argument("--tasks", default="sessions,cooc,samples")
+    parser.add_argument("--tasks", default="encode,sessions,cooc,samples")
     parser.add_argument("--engines", default="polars,duckdb", help="peers to run: above 20 million some need more memory than there is")
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench")
     asked = parser.parse_args()
     if not (asked.peers / "peers.py").is_file():
         raise SystemExit(f"no peers.py in {asked.peers}: name its folder, make bench-spark PEERS=...")
     os.environ.update(ALLOCATOR)
-    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", SPARK)
     name = f"{asked.millions:g}m"
     clicks, root, exported = asked.work / f"clicks-{name}", asked.work / f"root-{name}", asked.work / f"events-{name}"
     if not clicks.is_dir():
         make_log(asked.peers, asked.millions, clicks)
     ours = Ours(clicks, root)
-    before = {job: ours.run(job) for job in ("ingest", "vocabulary", "events")} if not exported.is_dir() else {}
     if not exported.is_dir():
+        for job in JOBS["encode"]:
+            print(f"{job:12} {'{:.1f} s, peak {} GB'.format(*ours.run(job))}", flush=True)
         export_events(ours.files("events"), exported)
-    report = {"millions": asked.millions, "before_s": before, "tasks": {}}
+    report = {"millions": asked.millions, "tasks": {}}
     for task in asked.tasks.split(","):
-        report["tasks"][task] = _one_task(asked, ours, task, exported)
+        report["tasks"][task] = _one_task(asked, ours, task, clicks if task == "encode" else exported)
         _print(task, report["tasks"][task])
     ours.spark.stop()
     results = ROOT / "bench" / "results"
@@ -286,24 +227,39 @@ def main() -> None:
     _draw(report, results / f"spark-{name}.png")
 
 
-def _one_task(asked: argparse.Namespace, ours: Ours, task: str, exported: Path) -> dict[str, object]:
-    job = {"cooc": "cooccurrence"}.get(task, task)
+def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) -> dict[str, object]:
     seconds: dict[str, list[float]] = {"ours": []}
     peaks: dict[str, float] = {}
+    stages: dict[str, list[float]] = {}
     engines = [engine for engine in PEERS[task] if engine in asked.engines.split(",")]
+    before = ours.shuffled_gb()
     for repeat in range(asked.repeats):
-        seconds["ours"].append(ours.run(job))
-        source = str(exported) if task != "cooc" else str(Path(ours.files("sessions")[0]).parent)
-        seconds.setdefault("floor", []).append(floor(ours, task, asked.work / f"{task}-floor"))
+        ran = {job: ours.run(job) for job in JOBS.get(task, (task,))}
+        seconds["ours"].append(sum(took for took, _ in ran.values()))
+        peaks["ours"] = max(peaks.get("ours", 0), *(peak for _, peak in ran.values()))
+        for job, (took, _) in ran.items():
+            stages.setdefault(job, []).append(round(took, 2))
+        if task == "cooc":
+            source = Path(ours.files("sessions")[0]).parent
+        if task != "encode":
+            seconds.setdefault("floor", []).append(floor(ours, task, asked.work / f"{task}-floor"))
         for engine in engines:
             out = asked.work / f"{task}-{engine}"
-            took, peaks[engine] = peer(asked.peers, task, engine, source, out)
+            took, peaks[engine] = peer(asked.peers, task, engine, str(source), out)
             seconds.setdefault(engine, []).append(took)
             if repeat == 0:
-                compare(task, ours.files(task), out)
+                compare(task, ours.files("events" if task == "encode" else task), out, history=HISTORY)
+    shuffled = round((ours.shuffled_gb() - before) / asked.repeats, 3)
     warm = {who: median(times[1:] or times) for who, times in seconds.items()}
     ratios = {who: round(warm["ours"] / warm[who], 3) for who in warm if who != "ours"}
-    return {"seconds": seconds, "ours_cold_s": seconds["ours"][0], "warm_s": warm, "ours_to": ratios, "peer_peak_gb": peaks}
+    return {
+        "seconds": seconds,
+        "ours_cold_s": seconds["ours"][0],
+        "warm_s": warm,
+        "ours_to": ratios,
+        "peak_gb": peaks,
+        "shuffled_gb": shuffled,
+    } | ({"jobs_s": stages} if len(stages) > 1 else {})
 
 
 def _print(task: str, found: dict[str, object]) -> None:
@@ -311,7 +267,8 @@ def _print(task: str, found: dict[str, object]) -> None:
     assert isinstance(warm, dict)
     assert isinstance(ratios, dict)
     print(f"{task:9} outputs equal; ours cold {found['ours_cold_s']:.1f} s, warm {warm['ours']:.1f} s", end="")
-    print("".join(f" | {who} {warm[who]:.1f} s, ours/{who} {ratio:.2f}" for who, ratio in ratios.items()), flush=True)
+    print("".join(f" | {who} {warm[who]:.1f} s, ours/{who} {ratio:.2f}" for who, ratio in ratios.items()), end="")
+    print(f" | peak GB {found['peak_gb']}, shuffled {found['shuffled_gb']} GB", flush=True)
 
 
 def _draw(report: dict[str, object], path: Path) -> None:
