@@ -8,7 +8,9 @@ from pyspark.sql import functions as F
 
 from conf.errors import Fault, NotReadyError
 from conf.tables import CONTEXT, SPLIT_NAMES, TRAIN
+from spark_jobs import event_files
 from spark_jobs.event_files import event_order, num_files
+from spark_jobs.heavy_users import heavy_users, thinned
 from spark_jobs.job import Context, Job, Made, Output, main
 from spark_jobs.output import uris, write_now
 from spark_jobs.splits import CLICK_ORDER, assign_split
@@ -59,12 +61,23 @@ def _spread(context: Context, name: str, index: DataFrame) -> DataFrame:
     return index.hint("broadcast" if context.manifests[name].rows <= BROADCAST_ROWS else "shuffle_hash")
 
 
+def without_oldest(context: Context, clicks: DataFrame, *, cap: int) -> DataFrame:
+    """The clicks, of a user with more than half a file's without most of those beyond `cap`. Only where their split does not need them."""
+    limit, most = event_files.EVENTS_PER_FILE // 2, context.manifests["user_index"].counters.get("user_max_train_clicks", 0)
+    if context.settings.split.kind != "production" or most <= limit:
+        return clicks
+    heavy = heavy_users(clicks, limit=limit)
+    # One more than is kept: whom something was cut off is counted.
+    return thinned(clicks, heavy, keep=cap + 1, limit=limit) if heavy else clicks
+
+
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Made]:
     """The job: split, encode, cap; tells later jobs the kind of split and whether the source gave sessions."""
     settings, cap = context.settings, context.settings.session.max_user_clicks
     user_index, item_index = (_spread(context, name, tables[name]) for name in ("user_index", "item_index"))
     # Split, recency and files all go by user: what stands together now is not moved again.
-    by_user = encode(tables["clicks"], user_index, item_index).repartition(num_files(context.manifests["clicks"].rows), "user_idx")
+    clicks = without_oldest(context, tables["clicks"], cap=cap)
+    by_user = encode(clicks, user_index, item_index).repartition(num_files(context.manifests["clicks"].rows), "user_idx")
     events = with_recency(assign_split(by_user, split=settings.split, has_clock=bool(context.facts["has_clock"]), user="user_idx"))
     seen = Observation()
     counted = events.observe(seen, *(column.alias(name) for name, column in counters(max_user_clicks=cap).items()))
@@ -72,6 +85,9 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Ma
     kept = counted.where((F.col("recency") <= cap) & known).select(*COLUMNS)
     written = write_now(context, "events", Output(kept.sortWithinPartitions(F.col("user_idx"), *event_order())))
     context.counters.update(seen.get)
+    unseen = context.manifests["clicks"].rows - context.counters["clicks_read"]
+    context.counters["clicks_read"] += unseen
+    context.counters["clicks_beyond_max_user_clicks"] += unseen
     if unknown := context.counters["clicks_with_unknown_key"]:
         fault = Fault(
             f"{unknown} clicks have a user or item that user_index or item_index does not hold",

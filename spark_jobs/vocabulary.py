@@ -217,11 +217,17 @@ def _counts(numbered: DataFrame, side: str) -> dict[str, int]:
         F.count(F.lit(1)).alias("all"),
         F.count(F.when(F.col("_train_count") == 0, 1)).alias("untrained"),
         F.coalesce(F.sum("_train_count"), F.lit(0)).alias("train"),
+        F.coalesce(F.max("_train_count"), F.lit(0)).alias("most"),
     ).first()
     assert row is not None
     if row["train"] == 0:
         raise BadDataError("job vocabulary", [Fault("the split leaves no click to train on", fix="see split.* in the settings")])
-    return {f"{side}s": row["all"], f"{side}s_without_train_clicks": row["untrained"], "train_clicks": row["train"]}
+    return {
+        f"{side}s": row["all"],
+        f"{side}s_without_train_clicks": row["untrained"],
+        f"{side}_max_train_clicks": row["most"],
+        "train_clicks": row["train"],
+    }
 
 
 JOB = Job(name="vocabulary", transform=transform, doc="Number users, items and field values; encode the features.")

@@ -142,12 +142,22 @@ def test_no_task_of_ingest_or_vocabulary_reads_more_than_its_share(made: Made) -
     assert max(task.rows_in for task in made.ended["vocabulary"]) <= 2 * counted["clicks"] / PARTITIONS < HEAVY
 
 
-def test_only_the_cut_itself_takes_all_clicks_of_a_user(made: Made) -> None:
-    """The one task that no limit bounds: it sorts them, to know which are the most recent. What it writes is bounded."""
-    share = made.counters("clicks")["clicks"] / len(made.manifest("events").files)
-    assert HEAVY <= max(task.rows_in for task in made.ended["events"]) <= HEAVY + 3 * BOT_CLICKS + share
+def test_no_task_of_events_reads_all_clicks_of_the_heavy_user(made: Made) -> None:
+    """They are cut in parts before they are moved together."""
+    assert max(task.rows_in for task in made.ended["events"]) <= 2 * made.counters("clicks")["clicks"] / PARTITIONS < HEAVY
     assert max(file.rows for file in made.manifest("events").files) <= EVENTS_PER_FILE
-    assert max(Counter(made.column("events", "user_idx")).values()) == MAX_USER_CLICKS
+
+
+def test_of_each_user_the_most_recent_clicks_are_kept(made: Made) -> None:
+    clicks = defaultdict(list)
+    for user, _, ts in clicks_of_log():
+        clicks[user].append(ts)
+    user_of = dict(zip(made.column("user_index", "idx"), made.column("user_index", "key"), strict=True))
+    kept = defaultdict(list)
+    for idx, ts in zip(made.column("events", "user_idx"), made.column("events", "ts"), strict=True):
+        kept[user_of[idx]].append(ts)
+    assert kept == {user: sorted(times)[-MAX_USER_CLICKS:] for user, times in clicks.items()}
+    assert made.counters("events")["clicks_read"] == made.counters("clicks")["clicks"]
 
 
 def test_jobs_behind_the_cut_read_and_write_bounded_files(made: Made) -> None:
