@@ -13,7 +13,9 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
     spec, module = JOBS[job], module_of(job)
     reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs) or "the raw files of section `source`"
     reads += "; of the day that `vocabulary.previous_ds` names, its own tables" if spec.continues else ""
-    reads += f"; of such a day, with `cooc.increment`, {', '.join(f'`{table}`' for table in spec.reuses)}" if spec.reuses else ""
+    if spec.reuses:
+        own = ", ".join(f"`{table}`" for table in spec.reuses)
+        reads += f"; with `cooc.increment`, its own {own} of the day that `vocabulary.previous_ds` names, if it is there"
     writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
     start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]

@@ -93,7 +93,9 @@ def vocabularies(stock: Inventory, runs: Collection[Run]) -> dict[Run, frozenset
         if run.day.job == "vocabulary":
             return frozenset({run})  # and no further: the day that it goes on from numbers the tables of its own day
         if run not in found:
-            before = [form for named in runs_named(stock.records[run].inputs) for form in forms.get(first(named), ())]
+            # A run of an earlier day that it goes on from was numbered by that day's users, and holds none of its rows.
+            named = [one for one in runs_named(stock.records[run].inputs) if one.day.ds >= run.day.ds]
+            before = [form for one in named for form in forms.get(first(one), ())]
             found[run] = frozenset().union(*map(look, before))
         return found[run]
 

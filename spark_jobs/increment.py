@@ -20,7 +20,7 @@ from conf.storage import Store
 from spark_jobs.baskets import Baskets, Block, changes_of_sessions
 from spark_jobs.context import Context
 from spark_jobs.kernels.cooccurrence import Known
-from spark_jobs.pair_counts import COOC_PAIRS, Rule, Since
+from spark_jobs.pair_counts import COOC_PAIRS, Rule, Since, known
 from spark_jobs.task_files import arrow_schema, piece_of
 
 LOST = ("sessions_chunked", "pairs_lost_by_chunking")
@@ -71,7 +71,7 @@ def known_in(pairs: pa.Table, block: Block) -> Known:
         fault = Fault(f"a file does not hold the pairs of block {block.number} of {block.of}, sorted", fix=fix)
         raise BadDataError("table cooc_pairs", [fault])
     num = block.num_items // block.of + 1
-    return Known(np.searchsorted(item_i // block.of, np.arange(num + 1)).astype(np.int64), item_j.copy(), count.astype(np.int64))
+    return known(np.searchsorted(item_i // block.of, np.arange(num + 1)).astype(np.int64), item_j, count)
 
 
 # ---- which counts fit ----------------------------------------------------------------------------------------------

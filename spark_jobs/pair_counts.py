@@ -100,6 +100,14 @@ def categories_of(uris: Sequence[str], name: str | None, *, num_items: int) -> C
     return Categories(starts, value[np.argsort(item, kind="stable")])
 
 
+def known(starts: I64, item: I32, times: I32) -> Known:
+    """Counts of before, as they lie in Arrow's memory."""
+    item, times = item.view(), times.view()
+    # Kernels are compiled for each kind of array: arrays of Arrow cannot be written to, so none of these can.
+    item.flags.writeable = times.flags.writeable = False
+    return Known(starts, item, times)
+
+
 def count_pairs(
     found: Baskets,
     block: Block,
@@ -119,18 +127,20 @@ def count_pairs(
         BadDataError: more meetings are gone than were counted before, so these counts are not of those sessions.
     """
     walk, how = _walk(found, block), _how(rule)
-    gone, known = (_walk(since.gone, block), since.known) if since else (_walk(_nothing(), block), _unknown(len(walk.starts)))
+    nothing = np.empty(0, np.int32)
+    before = since.known if since else known(np.zeros(len(walk.starts), np.int64), nothing, nothing)
+    gone = _walk(since.gone if since else _nothing(), block)
     keeps = Keeps(
         categories.starts, categories.values, float(keeping.beta), bool(keeping.drop_other), int(keeping.min_count), int(keeping.top)
     )
-    room = rooms(walk, how, known, block.num_items)
+    room = rooms(walk, how, before, block.num_items)
     parts = np.cumsum(room) // pairs_a_part if all_pairs else np.zeros(len(room), np.int64)
     edges = [*np.flatnonzero(np.diff(parts, prepend=-1)).tolist(), len(parts)]
     for first, last in pairwise(edges):
         mine = room[first:last]
         room_all = int(mine.sum()) if all_pairs else 0
         rows, *pairs, counts = count_items(
-            first, last, int(np.minimum(mine, keeping.top).sum()), room_all, walk, gone, known, how, keeps,
+            first, last, int(np.minimum(mine, keeping.top).sum()), room_all, walk, gone, before, how, keeps,
             block.num_items, block.number, block.of,
         )  # fmt: skip
         if counts[-1]:
@@ -153,10 +163,6 @@ def _how(rule: Rule) -> How:
 
 def _nothing() -> Baskets:
     return Baskets(np.empty(0, np.int32), np.empty(0, np.int32), np.ones(1, np.int64), np.empty(0, np.int64), np.zeros(2, np.int64))
-
-
-def _unknown(num_starts: int) -> Known:
-    return Known(np.zeros(num_starts, np.int64), np.empty(0, np.int32), np.empty(0, np.int64))
 
 
 def _batch(columns: Sequence[object], schema: pa.Schema) -> pa.RecordBatch:

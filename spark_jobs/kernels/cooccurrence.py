@@ -38,7 +38,7 @@ class Known(NamedTuple):
 
     starts: I64
     item: I32
-    times: I64
+    times: I32
 
 
 @compiled

@@ -58,6 +58,26 @@ def test_jobs_that_go_on_from_nothing_read_no_earlier_day(chain):
     assert found(chain(previous_ds="latest"), "2026-02-01", job="events") == (set(), None)
 
 
+def test_what_only_spares_work_is_read_where_it_is_there(tmp_path, make_request):
+    """No earlier day, one that kept no pairs, or a rebuild that is due: the job does without."""
+    cooc = {"keep_pairs": True, "increment": True}
+
+    def asked(**vocabulary):
+        return make_request(settings_at(tmp_path, cooc=cooc, vocabulary={"previous_ds": "latest", **vocabulary}))
+
+    assert found(asked(), "2026-01-30", "cooccurrence") == (set(), None)
+    publish(asked().store, asked().settings, "of-29", "pairs", job="cooccurrence", ds="2026-01-29")
+    assert found(asked(), "2026-01-30", "cooccurrence") == ({"cooc_pairs"}, "of-29")
+    assert found(asked(previous_ds="2026-01-28"), "2026-01-30", "cooccurrence") == (set(), None)
+    assert found(asked(rebuild_every_days=1), "2026-01-30", "cooccurrence") == (set(), None)
+    off = make_request(settings_at(tmp_path, cooc={"keep_pairs": True}, vocabulary={"previous_ds": "latest"}))
+    assert found(off, "2026-01-30", "cooccurrence") == (set(), None)
+    path = Path(asked().store.base) / "main/_current/cooccurrence/ds=2026-01-29.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "tables": {"cooc": record["tables"]["cooc"]}}))
+    assert found(asked(), "2026-01-30", "cooccurrence") == (set(), None)
+
+
 def test_a_named_day_that_is_not_there_is_not_ready(chain):
     asked = chain(previous_ds="2026-01-29")
     with pytest.raises(NotReadyError, match=r"nothing is committed for 2026-01-29.*2026-01-30.*run: trichannel vocabulary --ds 2026-01-29"):

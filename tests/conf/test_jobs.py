@@ -37,6 +37,14 @@ def test_vocabularies_are_named_by_field():
     assert [t for t in jobs.inputs("train", narrow) if t.startswith("vocab_")] == ["vocab_user_id", "vocab_item_id"]
 
 
+def test_all_pairs_are_published_and_read_of_an_earlier_day_where_the_settings_say_so():
+    kept = settings(cooc={"keep_pairs": True})
+    going_on = settings(cooc={"keep_pairs": True, "increment": True}, vocabulary={"previous_ds": "latest"})
+    assert [jobs.outputs("cooccurrence", chosen) for chosen in (Settings(), kept, going_on)] == [("cooc",), *[("cooc", "cooc_pairs")] * 2]
+    assert [jobs.reused("cooccurrence", chosen) for chosen in (Settings(), kept, going_on)] == [(), (), ("cooc_pairs",)]
+    assert {job for job in JOBS if jobs.reused(job, going_on)} == {"cooccurrence"}
+
+
 def test_upstream_is_in_order_of_the_day():
     assert upstream("ingest") == ()
     assert upstream("cooccurrence") == ("vocabulary", "events", "sessions")

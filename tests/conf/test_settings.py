@@ -313,3 +313,9 @@ def test_whatever_passes_is_one_harmless_folder_name(text):
         assert text[0] not in "._-"
         assert not set(text) & set("/\\ '\";$\n\0")
     assert not is_day(text) or len(text) == 10
+
+
+def test_counts_that_go_on_need_the_pairs_and_numbers_that_stay(write):
+    assert "cooc.keep_pairs: true" in refused(write("cooc:\n  increment: true\nvocabulary:\n  previous_ds: latest\n"))
+    assert "set vocabulary.previous_ds: latest" in refused(write("cooc:\n  increment: true\n  keep_pairs: true\n"))
+    load(write("cooc:\n  increment: true\n  keep_pairs: true\nvocabulary:\n  previous_ds: latest\n"))

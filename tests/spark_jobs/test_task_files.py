@@ -13,7 +13,7 @@ from conf.storage import Store
 from spark_jobs.context import Context
 from spark_jobs.job import spark_schema
 from spark_jobs.schema import row_hash
-from spark_jobs.task_files import arrow_schema, row_hashes, write_by_tasks
+from spark_jobs.task_files import arrow_schema, piece_of, row_hashes, write_by_tasks, write_tables_by_tasks
 
 KINDS = ("bool", "int8", "int16", "int32", "int64", "float32", "array<int32>", "array<int32>", "array<int64>", "array<float32>")
 TABLE = Table("numbers", "one of each", tuple(Column(f"c{n}", kind, "a value") for n, kind in enumerate(KINDS)))
@@ -90,6 +90,27 @@ def test_a_file_for_each_piece_with_rows_a_row_group_for_each_batch(context):
     assert read == [[0, 1, 2], [0, 1, 2, 3, 4]]
     total = context.spark.read.parquet(*files_in(context, written)).select(row_hash(SMALL)).collect()
     assert written.total == sum(row[0] for row in total) % 2**64
+
+
+def test_tables_that_are_made_together(context):
+    """Each piece writes a file of either table; one without rows goes, and its place is in the names of the others."""
+
+    other = Table("other", "two numbers", (Column("n", "int64", "a number"), Column("half", "float32", "half of it")))
+
+    def build(piece, counts):
+        counts["pieces"] += 1
+        for n in range(piece):
+            yield ("small", numbers(n)) if n % 2 else ("other", batch_of([(n, 0.5 * n)], arrow_schema(other)))
+
+    made = write_tables_by_tasks(context, (SMALL, other), [1, 2, 0, 4], build)
+    assert [file.rows for file in made["small"].files] == [1, 2]
+    assert [file.rows for file in made["other"].files] == [1, 1, 2]
+    assert {piece_of(file.name): file.rows for file in made["small"].files} == {1: 1, 3: 2}
+    assert [pq.read_table(path)["n"].to_pylist() for path in files_in(context, made["small"])] == [[1], [1, 3]]
+    assert made["small"].counts == made["other"].counts == {"pieces": 4}
+    folder = context.store.run_folder("other", context.ds, context.run_id)
+    frame = context.spark.read.parquet(*[f"{folder}/{file.name}" for file in made["other"].files])
+    assert made["other"].total == sum(row[0] for row in frame.select(row_hash(other)).collect()) % 2**64
 
 
 def test_a_table_without_rows_is_one_file(context):
