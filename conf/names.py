@@ -13,6 +13,7 @@ MASK_COLUMN = re.compile(r"(um|uh|vm)_[ab]\d+")
 # A field becomes a column of these tables, and a user field stands beside a user's `items` when users are encoded.
 RESERVED_COLUMNS = {column.name for table in TABLES.values() if table.extra for column in table.columns} | {
     "user_id",
+    "item_users",
     "item_id",
     "items",
     "content_vector",

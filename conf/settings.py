@@ -152,6 +152,7 @@ class Settings(Section):
             vectors=vectors,
             strategy=masks.strategy,
             samples_layout=self.samples.layout,
+            item_users=self.samples.item_users_length if self.samples.item_users else 0,
         )
 
     def section_hash(self, sections: Sequence[str]) -> str:

@@ -183,7 +183,12 @@ def by_sql(context: Context, tables: Mapping[str, DataFrame], recipe: Recipe, nu
     parts = []
     for split, num in num_rows.items():
         cut = sql.cut_windows(
-            events, split=split, history=recipe.history, first_target=recipe.first_target, user_columns=recipe.user_columns
+            events,
+            split=split,
+            history=recipe.history,
+            first_target=recipe.first_target,
+            user_columns=recipe.user_columns,
+            item_users=context.settings.shape().item_users,
         )
         rows = with_masks(cut, recipe.masks).select(*(F.col(field.name).cast(field.dataType) for field in schema))
         parts.append(shuffled(rows, -(-num // (group * ROW_GROUPS_PER_FILE))))

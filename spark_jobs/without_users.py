@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conf.fields import PAD
 from conf.files import open_root
+from conf.schemas.columns import ITEM_USERS
 
 # table -> the column that holds a business key of a user, or (BY_NUMBER) the row number that user_index gave it
 BY_KEY: Final = {"clicks": "user_key", "users": "user_key", "user_index": "key", "vocab_user_id": "value", "candidates": "user_key"}
@@ -37,6 +39,9 @@ def without(table: pa.Table, name: str, gone: pa.Array) -> tuple[pa.Table, int]:
     num = table.num_rows - kept.num_rows
     if name == "neighbours_user":
         kept, named = _without_neighbours(kept, gone)
+        num += named
+    elif name == "samples" and ITEM_USERS.name in table.column_names:
+        kept, named = _without_item_users(kept, gone)
         num += named
     return kept, num
 
@@ -69,6 +74,23 @@ def _without_neighbours(table: pa.Table, numbers: pa.Array) -> tuple[pa.Table, i
     return table, int((left < lengths).sum())
 
 
+def _without_item_users(table: pa.Table, numbers: pa.Array) -> tuple[pa.Table, int]:
+    """Lists of who clicked the item without the users, padded anew to their length; and how many lists lost someone."""
+    place = table.schema.get_field_index(ITEM_USERS.name)
+    lists = table[ITEM_USERS.name].combine_chunks()
+    if not len(lists):
+        return table, 0
+    values = lists.flatten()
+    width = len(values) // len(lists)
+    theirs = np.asarray(pc.is_in(values, value_set=numbers)).reshape(-1, width)
+    users = np.where(theirs, PAD, values.to_numpy().reshape(-1, width))
+    users = np.take_along_axis(users, np.argsort(users == PAD, axis=1, kind="stable"), axis=1)
+    offsets = pa.array(np.arange(len(lists) + 1, dtype=np.int32) * width)
+    field = table.schema.field(place)
+    cleaned = pa.ListArray.from_arrays(offsets, pa.array(users.reshape(-1)), type=field.type)
+    return table.set_column(place, field, cleaned), int(theirs.any(axis=1).sum())
+
+
 def clean_file(source: str, name: str, gone: pa.Array, target: str | None = None) -> int:
     """Rows of a Parquet file of table `name` that are of the users or name them; the file without them is written to target, if given."""
     filesystem, path = open_root(source)
@@ -76,7 +98,8 @@ def clean_file(source: str, name: str, gone: pa.Array, target: str | None = None
         file = pq.ParquetFile(handle)
         groups = range(file.num_row_groups)
         if target is None:
-            columns = None if name == "neighbours_user" else [BY_KEY.get(name) or BY_NUMBER.get(name, "raw")]
+            read = {BY_KEY.get(name) or BY_NUMBER.get(name, "raw"), *{"samples": [ITEM_USERS.name]}.get(name, [])}
+            columns = None if name == "neighbours_user" else sorted(read & set(file.schema_arrow.names))
             return sum(without(file.read_row_group(group, columns=columns), name, gone)[1] for group in groups)
         num = 0
         to, to_path = open_root(target)

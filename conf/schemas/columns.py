@@ -4,6 +4,9 @@ from conf.fields import Field, Registry
 from conf.schemas.table import Column, Shape, masked_views
 
 CONTENT_VECTOR = Column("content_vector", "array<float32>", "column source.items.vector of the source, of any length", nullable=True)
+ITEM_USERS = Column(
+    "item_users", "array<int32>", "user_idx of the item's last train clicks before this one, oldest first, 0 PAD at the end; length N"
+)
 
 
 def mask_type(num_bits: int) -> str:
@@ -67,5 +70,5 @@ def user_single(registry: Registry, _: Shape) -> tuple[Column, ...]:
 
 
 def sample_extra(registry: Registry, shape: Shape) -> tuple[Column, ...]:
-    """Of `samples` in layout windows: the single user fields, then the masks."""
-    return user_single(registry, shape) + mask_columns(registry, shape)
+    """Of `samples` in layout windows: the single user fields, who clicked the item before, where wanted, then the masks."""
+    return user_single(registry, shape) + (ITEM_USERS,) * (shape.item_users > 0) + mask_columns(registry, shape)

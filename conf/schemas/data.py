@@ -160,7 +160,8 @@ DATA: Final = (
         ),
         ("sample_id",),
         extra=sample_extra,
-        extra_doc="single user fields; masks of view b, and of view a where `samples.masks.strategy` masks both",
+        extra_doc="single user fields; `item_users` array<int32>, who clicked the item before, with `samples.item_users`; masks of view b, "
+        "and of view a where `samples.masks.strategy` masks both",
     ),
     Table(
         "samples_sequences",

@@ -56,6 +56,7 @@ class Shape:
 
     history: length L of `samples.hist`. mask_draws: stored mask draws E. layout: of `candidates`, rows or lists.
     vectors: whether `items` holds content vectors. strategy: of the masks. samples_layout: of `samples`, windows or sequences.
+    item_users: length of `samples.item_users`; 0 = without it.
     """
 
     history: int = 20
@@ -64,6 +65,7 @@ class Shape:
     vectors: bool = False
     strategy: Strategy = "random_p"
     samples_layout: str = "windows"
+    item_users: int = 0
 
 
 def masked_views(strategy: Strategy) -> tuple[View, ...]:

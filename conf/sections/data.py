@@ -138,5 +138,15 @@ class Samples(Section):
         "windows", description="windows: a row a click, history and masks in it | sequences: blocks of a user's clicks, cut by the trainer"
     )
     block: int = Field(64, ge=1, le=10_000, description="clicks to train on in a block of layout sequences, B; decision")
+    item_users: bool = Field(
+        False, description="a column with who clicked the target before, as of the click, for an item field; engine sql only; MIC 3.3.1"
+    )
+    item_users_length: Positive = Field(20, description="clicks listed in it, the last ones; decision")
     row_group_rows: Positive = Field(16_384, description="rows of a Parquet row group: what one Petastorm read decodes")
     engine: Engine = Field("compiled", description="compiled, or sql: the same rows by plain Spark SQL, to read and compare with")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.item_users and (self.engine != "sql" or self.layout != "windows"):
+            raise ValueError("samples.item_users needs samples.engine: sql and samples.layout: windows; set both, or item_users: false")
+        return self

@@ -183,6 +183,9 @@ def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
         ("base: {negatives: in_batch}", "uniform negatives only"),
         ("split: {kind: user}\nmodel: {fields: {user: [user_id]}}", "cannot be used with split.kind user"),
         ("report: {title_field: name}", "is no item field"),
+        ("samples: {layout: sequences}", "set trainer.batches: arrow, or samples.layout: windows"),
+        ("samples: {item_users: true}", "needs samples.engine: sql"),
+        ("samples: {item_users: true, engine: sql, layout: sequences}\ntrainer: {batches: arrow}", "and samples.layout: windows"),
     ],
 )
 def test_values_that_cannot_work_are_refused(write, text, message):

@@ -60,6 +60,15 @@ def test_layout_of_candidates_follows_the_settings():
     assert (lists.name, "item_keys" in lists.names) == ("candidates", True)
 
 
+def test_samples_follow_their_layout_and_item_users():
+    windows, sequences = (resolve("samples", REGISTRY, Shape(samples_layout=layout)) for layout in ("windows", "sequences"))
+    assert ("hist" in windows.names, "um_b0" in windows.names, "num_targets" in windows.names) == (True, True, False)
+    assert ("hist" in sequences.names, "um_b0" in sequences.names, "num_targets" in sequences.names) == (False, False, True)
+    assert (sequences.name, sequences.key, "user_id" in sequences.names) == ("samples", windows.key, True)
+    assert "item_users" not in windows.names
+    assert _found(resolve("samples", REGISTRY, Shape(item_users=20)))["item_users"] == "array<int32>"
+
+
 @pytest.mark.parametrize(
     ("bits", "name"), [(0, "int8"), (7, "int8"), (8, "int16"), (15, "int16"), (16, "int32"), (32, "int64"), (63, "int64")]
 )

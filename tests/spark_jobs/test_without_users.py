@@ -33,6 +33,27 @@ def neighbours(rows: list[tuple[int, list[int], list[float]]]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 
+def test_users_go_from_the_lists_of_who_clicked_an_item():
+    """In samples with item_users: rows of users 2 and 5 go, and where they clicked the item before others, they are no longer named."""
+    lists = [[1, 3, 0], [2, 3, 0], [5, 2, 5], [4, 2, 4], [0, 0, 0]]
+    table = pa.table({"user_idx": pa.array([1, 2, 3, 4, 6], pa.int32()), "item_users": pa.array(lists, pa.list_(pa.int32()))})
+    for given in (table, pa.concat_tables([table.slice(0, 2), table.slice(2)])):
+        kept, num = without(given, "samples", NUMBERS)
+        assert kept["user_idx"].to_pylist() == [1, 3, 4, 6]
+        assert kept["item_users"].to_pylist() == [[1, 3, 0], [0, 0, 0], [4, 4, 0], [0, 0, 0]]
+        assert kept.schema == table.schema
+        assert num == 3
+    assert without(table.slice(1, 1), "samples", NUMBERS)[0].num_rows == 0
+
+
+def test_a_file_of_samples_is_searched_for_users_in_lists(tmp_path):
+    schema = pa.schema({"user_idx": pa.int32(), "item_users": pa.list_(pa.int32()), "weight": pa.float32()})
+    pq.write_table(pa.table([[1, 3], [[2, 0], [3, 1]], [1.0, 1.0]], schema=schema), tmp_path / "lists")
+    assert clean_file(str(tmp_path / "lists"), "samples", NUMBERS) == 1
+    pq.write_table(pa.table({"user_idx": pa.array([1, 2], pa.int32())}), tmp_path / "plain")
+    assert clean_file(str(tmp_path / "plain"), "samples", NUMBERS) == 1
+
+
 def test_neighbours_go_from_lists_with_their_similarities():
     table = neighbours([(1, [2, 3, 5], [0.5, 0.25, 0.125]), (2, [1], [0.5]), (3, [5], [1.0]), (4, [], []), (6, [1, 3], [0.5, 0.5])])
     for given in (table, pa.concat_tables([table.slice(0, 2), table.slice(2)])):  # slices and chunks have offsets of their own
