@@ -109,6 +109,22 @@ def test_the_rows_of_layout_windows_can_be_cut_from_the_blocks_of_both_engines(s
     assert in_order[0].equals(in_order[1])
 
 
+@pytest.mark.slow
+def test_who_clicked_the_item_is_one_more_column(spark, encoded):
+    """Of one length, with somebody in most rows; the other columns stay as they are."""
+
+    def published(run_id, **chosen):
+        asked = replace(encoded, settings=settings_with(encoded.settings, {"samples": {"engine": "sql", **chosen}}), run_id=run_id)
+        manifest = asked.store.load_manifest("samples", run_job(samples.JOB, spark, asked).record)
+        return spark.read.parquet(*asked.store.files_of(manifest)).toArrow().sort_by("sample_id")
+
+    without, listed = published("without"), published("listed", item_users=True, item_users_length=3)
+    assert listed.drop_columns("item_users").equals(without)
+    lists = listed["item_users"].to_pylist()
+    assert {len(users) for users in lists} == {3}
+    assert sum(any(users) for users in lists) > len(lists) / 2
+
+
 def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
