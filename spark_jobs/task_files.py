@@ -4,6 +4,7 @@ Spark places, retries and speculates the tasks. What they read lies in the share
 own, so a lost executor costs only its tasks, and what a losing attempt leaves behind is in no manifest.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,9 @@ from spark_jobs.context import Context, Written
 from spark_jobs.kernels.compiled import F32, I32, U64
 from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_ints, hash_long_lists, hash_longs
 from spark_jobs.output import inspect_file
+
+# So long may a speculative attempt that Spark launched as its twin ended still take to create its file: its Python loads our modules.
+LOSERS_BEGIN_S = 5.0
 
 Piece = TypeVar("Piece")
 Build = Callable[[Piece, Counter[str]], Iterator[pa.RecordBatch]]
@@ -98,6 +102,8 @@ def write_tables_by_tasks(context: Context, tables: Sequence[Table], pieces: Seq
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
+    if context.spark.sparkContext.getConf().get("spark.speculation", "false") == "true":
+        time.sleep(LOSERS_BEGIN_S)
     written = {}
     for name, folder in folders.items():
         made = [part.files[name] for part in parts]
