@@ -3,11 +3,11 @@
     make bench-spark [MILLIONS=5] [REPEATS=5] [PEERS=<folder of clicklog.py and peers.py>]
 
 Ours is the job as it ships, in local mode with 10 GB for the JVM: inputs resolved, files read, rows checked and hashed, manifest and
-pointer written; the JVM is up, the first repeat is cold. `encode` is ingest, vocabulary and events together, from text keys. The peers are
-single statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a process of its own, whose start is not counted.
-`floor` is our compiled kernels in one process with two threads, without Spark, checks and hashes. All have the same allocator settings.
-Repeats are interleaved; outputs are compared row for row before a time is printed. The log has no two clicks of a user at one time and no
-session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
+pointer written; the JVM is up, the first repeat is cold. `encode` is ingest, vocabulary and events together, from text keys; `unmasked` is
+samples without its mask columns. The peers are single statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a
+process of its own, whose start is not counted. `floor` is our compiled kernels in one process with two threads, without Spark, checks and
+hashes. All have the same allocator settings. Repeats are interleaved; outputs are compared row for row before a time is printed. The log
+has no two clicks of a user at one time and no session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
 """
 
 import argparse
@@ -21,14 +21,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from same_rows import compare
+
+if TYPE_CHECKING:
+    from conf.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GAP_S, MAX_ITEMS, TOP, HISTORY, THREADS = 3600, 50, 100, 20, 2
@@ -39,7 +44,9 @@ SPARK += " --conf spark.sql.shuffle.partitions=16 --conf spark.driver.host=127.0
 EVENT_LOG = "--conf spark.eventLog.enabled=true --conf spark.eventLog.dir={} --conf spark.eventLog.rolling.enabled=false"
 EVENT_LOG += " --conf spark.eventLog.compress=false "
 PEERS = {"encode": ("polars",), "sessions": ("polars", "duckdb"), "cooc": ("polars", "duckdb"), "samples": ("duckdb", "polars")}
-JOBS = {"encode": ("ingest", "vocabulary", "events"), "cooc": ("cooccurrence",)}  # of a task; else the job of its name
+PEERS["unmasked"] = PEERS["samples"]
+JOBS = {"encode": ("ingest", "vocabulary", "events"), "cooc": ("cooccurrence",), "unmasked": ("samples",)}  # else the job of its name
+TABLES = {"encode": "events", "unmasked": "samples"}  # what is compared, if not the table of its name
 
 
 # ---- the log -------------------------------------------------------------------------------------------------------
@@ -107,7 +114,7 @@ class Ours:
             "bench", self.settings, (), DS, MAIN, run_id, force=True, break_lock=False, dry_run=False, log=Log("text", run_id=run_id)
         )
 
-    def run(self, job: str) -> tuple[float, float]:
+    def run(self, job: str, *, masks: bool = True) -> tuple[float, float]:
         """(seconds of the whole job, peak GB of the driver's process, the JVM and its Python workers)."""
         from importlib import import_module
 
@@ -118,8 +125,13 @@ class Ours:
 
         began = time.perf_counter()
         with peak_memory() as peak:
-            run_job(import_module(module_of(job)).JOB, self.spark, self.request(new_run_id()))
+            run_job(import_module(module_of(job)).JOB, self.spark, replace(self.request(new_run_id()), settings=self.chosen(masks=masks)))
         return time.perf_counter() - began, round(peak.megabytes / 1024, 2)
+
+    def chosen(self, *, masks: bool) -> "Settings":
+        """The settings, with or without masks in samples."""
+        changed = {"samples": {"masks": {"stored": masks}}}
+        return type(self.settings).model_validate(self.settings.model_dump(exclude={"samples"}) | changed)
 
     def shuffled_gb(self) -> float:
         """What all stages so far wrote for others to read, by Spark's event log."""
@@ -135,7 +147,7 @@ class Ours:
 
 def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[float, float]:
     """(seconds, peak GB) of one repeat."""
-    command = [sys.executable, peers / "peers.py", task, engine, source, out]
+    command = [sys.executable, peers / "peers.py", TABLES.get(task, task), engine, source, out]
     if task == "encode":
         command = [sys.executable, ROOT / "bench" / f"encode_{engine}.py", source, out]
     done = subprocess.run(command, env={**os.environ, "REPEATS": "1", "THREADS": str(THREADS)}, capture_output=True, text=True)
@@ -155,8 +167,9 @@ def floor(ours: Ours, task: str, out: Path) -> float:
 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    registry, shape = ours.settings.registry(), ours.settings.shape()
-    events, recipe = ours.files("events"), samples.recipe_of(ours.settings, masking_of(ours.settings, {}), split_kind="production")
+    settings = ours.chosen(masks=task != "unmasked")
+    registry, shape = settings.registry(), settings.shape()
+    events, recipe = ours.files("events"), samples.recipe_of(settings, masking_of(settings, {}), split_kind="production")
     table = resolve("samples", registry, shape)
     rule, keeping = pair_counts.Rule("set", 5, MAX_ITEMS), pair_counts.Keeping(1, TOP, 1.0, drop_other=False)
 
@@ -176,7 +189,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
 
     def write(numbered: tuple[int, object]) -> None:
         number, piece = numbered
-        build: Callable[..., Iterator[pa.RecordBatch]] = {"sessions": of_sessions, "samples": of_samples, "cooc": of_cooc}[task]
+        build: Callable[..., Iterator[pa.RecordBatch]] = {"sessions": of_sessions, "cooc": of_cooc}.get(task, of_samples)
         batches = build(piece)
         first = next(batches)
         with pq.ParquetWriter(out / f"{number}.parquet", first.schema, use_dictionary=False) as writer:
@@ -200,7 +213,7 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of clicklog.py and peers.py")
-    parser.add_argument("--tasks", default="encode,sessions,cooc,samples")
+    parser.add_argument("--tasks", default="encode,sessions,cooc,samples,unmasked")
     parser.add_argument("--engines", default="polars,duckdb", help="peers to run: above 20 million some need more memory than there is")
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench")
     asked = parser.parse_args()
@@ -234,7 +247,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
     engines = [engine for engine in PEERS[task] if engine in asked.engines.split(",")]
     before = ours.shuffled_gb()
     for repeat in range(asked.repeats):
-        ran = {job: ours.run(job) for job in JOBS.get(task, (task,))}
+        ran = {job: ours.run(job, masks=task != "unmasked") for job in JOBS.get(task, (task,))}
         seconds["ours"].append(sum(took for took, _ in ran.values()))
         peaks["ours"] = max(peaks.get("ours", 0), *(peak for _, peak in ran.values()))
         for job, (took, _) in ran.items():
@@ -248,7 +261,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
             took, peaks[engine] = peer(asked.peers, task, engine, str(source), out)
             seconds.setdefault(engine, []).append(took)
             if repeat == 0:
-                compare(task, ours.files("events" if task == "encode" else task), out, history=HISTORY)
+                compare(TABLES.get(task, task), ours.files(TABLES.get(task, task)), out, history=HISTORY)
     shuffled = round((ours.shuffled_gb() - before) / asked.repeats, 3)
     warm = {who: median(times[1:] or times) for who, times in seconds.items()}
     ratios = {who: round(warm["ours"] / warm[who], 3) for who in warm if who != "ours"}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 def compare(task: str, ours: Sequence[str], theirs: Path, *, history: int) -> None:
     """Stop unless both tables say the same."""
-    differ = {"encode": _events_differ, "sessions": _sessions_differ, "cooc": _cooc_differ, "samples": _samples_differ}[task]
+    differ = {"events": _events_differ, "sessions": _sessions_differ, "cooc": _cooc_differ, "samples": _samples_differ}[task]
     found = differ(ours, theirs, history)
     if found:
         raise SystemExit(f"{task}: {theirs.name} differs from ours: {found}")

@@ -54,8 +54,8 @@ class FieldRule:
 class Masking:
     """All that the masks of one configuration depend on besides the sample.
 
-    history: positions of a history. user_fields, item_fields: how many there are. user_patterns, item_patterns: of cfm, `correlated`.
-    The rest as in settings.samples.masks.
+    history: positions of a history. draws: how many table samples holds. user_fields, item_fields: how many there are.
+    user_patterns, item_patterns: of cfm, `correlated`. The rest as in settings.samples.masks.
     """
 
     history: int
@@ -105,7 +105,7 @@ def masking_of(settings: Settings, patterns: Mapping[str, Sequence[int]]) -> Mas
         item_fields=len(registry.item),
         p_field=masks.p_field,
         p_hist=masks.p_hist,
-        draws=masks.draws,
+        draws=masks.draws if masks.stored else 0,
         seed=masks.seed,
         strategy=masks.strategy,
         complementary=masks.complementary,

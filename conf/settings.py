@@ -147,7 +147,7 @@ class Settings(Section):
         masks = self.samples.masks
         return Shape(
             history=self.model.history,
-            mask_draws=masks.draws,
+            mask_draws=masks.draws if masks.stored else 0,
             layout=self.merge.layout,
             vectors=vectors,
             strategy=masks.strategy,

@@ -120,6 +120,7 @@ FACTS = {
     "counters",
     "exit_code",
     "column",
+    "mask_patterns",
 }
 LOSSES = {"uv", "uu", "vv"}
 PROGRAMS = {"init", "horovodrun", "trichannel"}

@@ -127,6 +127,7 @@ class Masks(Section):
         0.0, description="probability that a value of a multi-valued field is dropped; MIC drops none, Yao et al. and MicRec do (try 0.2)"
     )
     draws: Positive = Field(1, description="mask draws stored per sample; epoch e uses draw e mod draws")
+    stored: bool = Field(True, description="the masks are columns of samples; false: the trainer computes the same ones anew")
     seed: int = Field(17, description="seed of the masks")
 
 

@@ -154,6 +154,17 @@ def test_the_batches_are_the_same(both: Callable[..., tuple[Settings, Samples, S
     assert_equal(batches_of(windows.with_valid(), settings), batches_of(sequences.with_valid(), settings))
 
 
+@pytest.mark.parametrize("strategy", ["random_p", "cfm"])
+def test_masks_that_are_not_stored_are_the_same(tmp_path: Path, strategy: str) -> None:
+    stored, computed = (settings_of(tmp_path, strategy=strategy, stored=kept) for kept in (True, False))
+    with_masks, without = (opened(settings, published(settings, "windows", name)) for settings, name in ((stored, "a"), (computed, "b")))
+    columns = pq.read_schema(without.groups[0].file).names
+    assert not [name for name in columns if name[:3] in ("um_", "uh_", "vm_")]
+    assert "um_b1" in pq.read_schema(with_masks.groups[0].file).names
+    for epoch in (0, 1):
+        assert_equal(batches_of(with_masks, stored, epoch=epoch), batches_of(without, computed, epoch=epoch))
+
+
 def test_validation_is_the_same(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
     settings, windows, sequences = both()
     stored, cut = (read_queries(samples, settings, None, [], rank=0, size=1) for samples in (windows, sequences))

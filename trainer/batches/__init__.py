@@ -51,7 +51,7 @@ class Batches:
         self._samples, self._settings, self._users = samples, settings, users
         self._registry: Registry = settings.registry()
         self._rank, self._size = rank, size
-        self._stored_masks = not any(group.cut for group in samples.groups)
+        self._stored_masks = settings.samples.masks.stored and not any(group.cut for group in samples.groups)
         self._masking = masking_of(settings, samples.mask_patterns)
 
     def plan(self, epoch: int) -> Epoch:
