@@ -12,7 +12,6 @@ from pyspark.sql import functions as F
 
 from conf.command import Request
 from spark_jobs import baselines
-from spark_jobs import events as events_job
 from spark_jobs import offline_metrics as om
 from spark_jobs.job import Context, Job, run_job
 from tests.spark_jobs.published_day import candidates
@@ -235,10 +234,11 @@ def test_nothing_held_out_publishes_empty_tables_and_says_so(spark: SparkSession
     asked = copy_of_day()
 
     def all_train(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
-        made = events_job.JOB.transform(context, tables)["events"]
-        return {"events": made.df.withColumn("split", F.lit(0).cast("tinyint")), "user_state": spark.read.parquet(*state)}
+        context.facts.update(made["events"].facts)
+        events, states = (spark.read.parquet(*asked.store.files_of(made[name])) for name in ("events", "user_state"))
+        return {"events": events.withColumn("split", F.lit(0).cast("tinyint")), "user_state": states}
 
-    state = asked.store.files_of(asked.store.manifest("user_state", asked.ds, asked.settings))
+    made = {name: asked.store.manifest(name, asked.ds, asked.settings) for name in ("events", "user_state")}
     run_job(Job("events", all_train), spark, replace(asked, force=True))
     result = run_job(om.JOB, spark, asked)
     assert dict(result.rows) == {"metrics_user": 0, "metrics": 0}
