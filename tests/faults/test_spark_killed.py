@@ -79,7 +79,7 @@ def _runs_seen(asked: Request) -> dict[str, str]:
     return {table: m.run_id for table, m in asked.store.manifests(("events", "user_state"), DS, asked.settings).items()}
 
 
-@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("manifest", "published"))) for m in MOMENTS])
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m != "pointer")) for m in MOMENTS])
 def test_killed_job_leaves_old_or_new_tables_whole_and_its_rerun_the_same_content(spark, killed, undisturbed, moment):
     run = killed[moment]
     assert run.process.wait(timeout=240) == -signal.SIGKILL, (run.root.parent / f"{moment}.log").read_text()

@@ -58,7 +58,7 @@ def run_chain(spark, asked: Request, log) -> Made:
     return Made(asked, contents)
 
 
-@pytest.fixture(scope="module", params=["last_k", pytest.param("temporal", marks=pytest.mark.slow), "user"])
+@pytest.fixture(scope="module", params=["last_k", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("temporal", "user"))])
 def made(request, spark, tmp_path_factory) -> Made:
     return run_chain(spark, request_of(tmp_path_factory.mktemp(request.param), request.param), LOG)
 
@@ -161,6 +161,7 @@ def test_pairs_met_in_train_sessions(spark, made):
     assert made.manifest("cooc").counters["meetings"] == sum(met.values()) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["user"], indirect=True)  # the split with the most to get wrong
 def test_tables_are_the_same_for_any_partitioning_and_order_of_rows(spark, made, tmp_path):  # P1.1, P1.3
     with shuffle_partitions(spark, 5):

@@ -64,6 +64,7 @@ def all_accounted_for(counters: dict[str, Any]) -> bool:
     return counters["raw_rows"] == counters["clicks"] + counters["duplicates"] + counters["inactive"] + away
 
 
+@pytest.mark.slow
 def test_thirty_percent_duplicates_are_left_out_and_shown(ingested: Callable[..., Request]) -> None:
     clean = clicks_of(ingested(GOOD)).content_hash
     dirty = clicks_of(ingested([*GOOD, *GOOD[:40], GOOD[0], GOOD[0]]))  # 42 of 142
@@ -73,6 +74,7 @@ def test_thirty_percent_duplicates_are_left_out_and_shown(ingested: Callable[...
     assert dirty.content_hash == clean  # of equal rows the first counts, which is where it was
 
 
+@pytest.mark.slow
 def test_equal_timestamps_keep_every_click_in_the_order_of_the_file(ingested: Callable[..., Request], spark: SparkSession) -> None:
     """Half of the users click ten items in one second."""
     rows = [f"u{user},i{(user + 3 * n) % 10},{MIDNIGHT}" for n in range(10) for user in range(10)]
@@ -130,6 +132,7 @@ def test_clicks_of_the_year_2100_lie_after_the_day(ingested: Callable[..., Reque
     assert all_accounted_for(dict(clicks.counters))
 
 
+@pytest.mark.slow
 def test_times_as_text_of_the_year_2100_too(ingested: Callable[..., Request]) -> None:
     rows = [f"u{n},i1,2026-01-31T10:00:0{n}Z" for n in range(5)] + ["u1,i1,2100-06-01T00:00:00Z", "u1,i1,58056-01-01T00:00:00Z"]
     counters = clicks_of(ingested(rows, ts_format="iso8601")).counters
@@ -146,6 +149,7 @@ def test_a_day_without_clicks_ends_with_a_code_of_its_own(ingested: Callable[...
     assert (clicks.rows, shown(clicks)) == (100, {})
 
 
+@pytest.mark.slow
 def test_a_day_without_clicks_in_the_middle_is_fine(ingested: Callable[..., Request]) -> None:
     gap = [f"u{n % 10},i{n % 7},{MIDNIGHT + 60 * n - 4 * DAY * (n % 2)}" for n in range(100)]  # the 27th and the 31st, nothing between
     asked = ingested(gap, train_days=7)

@@ -46,6 +46,7 @@ def clicks(users: int, each: int, items: str = "abcdef") -> list[str]:
     return [f"u{user} {items[n % len(items)]}" for user in range(users) for n in range(each)]
 
 
+@pytest.mark.slow
 def test_measures_of_a_day_by_hand(day_of: Run) -> None:
     """Day one has nothing to compare with, and pays for nothing; day two clicks a, b, c, d, of which c and d are new."""
     first = day_of("2026-01-28", clicks(2, 4, "ab"), {"a": "red", "b": ""})["drift"]

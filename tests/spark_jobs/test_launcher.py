@@ -46,6 +46,7 @@ def test_the_word_a_trainer_leaves_is_how_the_run_ends(make_request, monkeypatch
     assert launcher.train_alone(make_request()) == (5 if whole else 1)
 
 
+@pytest.mark.slow
 def test_a_run_whose_trainer_lacks_its_input_says_that_a_retry_helps(tmp_path, monkeypatch):
     """Two real workers, asked for a day that has no samples: 3, not 7, though horovodrun itself ends with 1."""
     asked = request(parse("train", "", ["--set", f"storage.root={tmp_path}"]))

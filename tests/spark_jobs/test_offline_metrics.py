@@ -246,6 +246,7 @@ def test_nothing_held_out_publishes_empty_tables_and_says_so(spark: SparkSession
     assert (manifest.counters["users_with_truth"], manifest.counters["users_scored"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_lists_layout_gives_the_same_numbers(spark: SparkSession, scored_day: Request, copy_of_day: Callable[..., Request]) -> None:
     asked = copy_of_day(merge={"layout": "lists"}, evaluation={"baselines": []})
     run_job(Job("candidates", candidates), spark, asked)

@@ -229,6 +229,7 @@ def test_the_page_stands_alone_and_hostile_titles_stay_text(reported: Request) -
     assert HOSTILE in page.text
 
 
+@pytest.mark.slow
 def test_how_items_were_compared_is_told(spark: SparkSession, copy_of_day: Callable[..., Request]) -> None:
     asked = copy_of_day(semantics={"kind": "tfidf"})
     for job in (semantics.JOB, report.JOB):
@@ -240,6 +241,7 @@ def test_how_items_were_compared_is_told(spark: SparkSession, copy_of_day: Calla
     assert step["rows"] == made.counters["items_with_neighbours"] > 0
 
 
+@pytest.mark.slow
 def test_two_runs_of_equal_tables_have_one_identity(spark: SparkSession, reported: Request, copy_of_day: Callable[..., Request]) -> None:
     asked = replace(copy_of_day(run_id="r2"), force=True)
     again = run_job(report.JOB, spark, asked).record.tables["report"]

@@ -234,6 +234,7 @@ def test_what_is_missing_is_named(spark: SparkSession, tmp_path: Path) -> None:
         read(spark, cut, **NO_FIELDS)
 
 
+@pytest.mark.slow
 def test_any_partitioning_gives_the_same(spark: SparkSession, tmp_path: Path) -> None:
     for part in range(2):
         write(tmp_path / "reviews" / f"part {part}.json", [review(f"A{n % 3}", f"B{part}{n:03}") for n in range(200)])

@@ -96,6 +96,7 @@ def test_what_is_missing_is_named(spark: SparkSession, tmp_path: Path) -> None:
         read(spark, write(tmp_path / "log.csv", LOG), fields={"item": {"brand": "single"}})
 
 
+@pytest.mark.slow
 def test_any_partitioning_gives_the_same(spark: SparkSession, tmp_path: Path) -> None:
     for part in range(2):
         write(tmp_path / "log" / f"part {part}.csv", [f"{n % 7},{part}{n:03},{n % 5},pv,{FIRST}\n" for n in range(300)])
