@@ -30,6 +30,7 @@ case "$*" in
     -V | -c*) exec {sys.executable} "$@" ;;
     "-m venv "*) echo "venv" >>"$CALLS"; mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
     "-m pip --version") ;;
+    "-m spark_jobs.cli run "*) echo "a tiny day" >>"$CALLS" ;;
     "-m pip "*) echo "$*" >>"$CALLS"; case "$*" in *"${{FAIL_AT:-nothing}}"*) echo "no such wheel" >&2; exit 1 ;; esac ;;
 esac
 """
@@ -93,6 +94,7 @@ def test_setup_does_every_step_in_order(machine: Machine) -> None:
         "--force-reinstall --no-deps horovod.whl",
         "--no-deps --no-build-isolation -e .",
         "-m pip check",
+        "a tiny day",
     ]
     assert out.endswith("setup: ready\n")
 
@@ -116,7 +118,7 @@ def test_setup_installs_again_after_a_change_and_keeps_the_environment(machine: 
 
 @pytest.mark.parametrize(
     ("fail_at", "step", "left"),
-    [("horovod.whl", "horovod", ["horovod.whl", ".", "check"]), ("pip check", "verify", ["check"])],
+    [("horovod.whl", "horovod", ["horovod.whl", ".", "check", "day"]), ("pip check", "verify", ["check", "day"])],
 )
 def test_setup_goes_on_with_the_step_that_failed(machine: Machine, fail_at: str, step: str, left: list[str]) -> None:
     status, _, err = machine.run(FAIL_AT=fail_at)
