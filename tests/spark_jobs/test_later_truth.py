@@ -11,7 +11,6 @@ from pyspark.sql import functions as F
 from conf.command import Request
 from conf.errors import NotReadyError, SettingsError
 from conf.inputs import unchanged
-from spark_jobs import events as events_job
 from spark_jobs import offline_metrics as om
 from spark_jobs.job import Context, Job, inputs_seen, run_job
 from spark_jobs.later_truth import count_unknown, later_clicks, truth_of
@@ -54,11 +53,12 @@ def publish_later(spark: SparkSession, asked: Request, log: list[Click], *, ds: 
 
 def all_train(spark: SparkSession, asked: Request) -> None:
     """The day's events as split.kind production leaves them; its other tables stay."""
-    state = asked.store.files_of(asked.store.manifest("user_state", asked.ds, asked.settings))
+    made = {name: asked.store.manifest(name, asked.ds, asked.settings) for name in ("events", "user_state")}
 
     def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
-        made = events_job.JOB.transform(context, tables)["events"]
-        return {"events": made.df.withColumn("split", F.lit(0).cast("tinyint")), "user_state": spark.read.parquet(*state)}
+        context.facts.update(made["events"].facts)
+        events, states = (spark.read.parquet(*asked.store.files_of(made[name])) for name in ("events", "user_state"))
+        return {"events": events.withColumn("split", F.lit(0).cast("tinyint")), "user_state": states}
 
     run_job(Job("events", transform), spark, replace(asked, force=True))
 
