@@ -51,7 +51,7 @@ def erase(asked: Request, *, started: Started | None = None) -> int:
         with begun() as spark:
             found = find(spark, survey(asked.settings), asked.settings)
         for run, rows in sorted(found.rows.items(), key=order):
-            print(f"would rewrite {shown(run)} rows: {' '.join(f'{table}={num}' for table, num in rows.items())}")
+            print(f"would rewrite {shown(run)} rows: {' '.join(f'{table}={num}' for table, num in sorted(rows.items()))}")
         for run in sorted(found.left):
             print(f"would remove {shown(run)}: no record names it")
         print(f"would rewrite {summed(found)}", flush=True)
@@ -61,7 +61,7 @@ def erase(asked: Request, *, started: Started | None = None) -> int:
         timer, stock = Timer(), survey(asked.settings)
         found = find(spark, stock, asked.settings)
         write = partial(write_table, spark, asked.settings)
-        apply(asked.settings, stock, found, write, lambda run, rows: asked.log("erased", **one(run), rows=dict(rows)))
+        apply(asked.settings, stock, found, write, lambda run, rows: asked.log("erased", **one(run), rows=dict(sorted(rows.items()))))
         status.stage("erase", "ok", timer.seconds, runs=len(found.rows), removed=len(found.left))
         for run in learned_from(stock, found):
             print(f"still learned from them: {shown(run)}; only training anew takes that out: trichannel run --ds {run.day.ds}, then gc")
