@@ -24,6 +24,7 @@ from spark_jobs.kernels.samples import permutation
 from spark_jobs.samples import recipe_of, samples_of
 from spark_jobs.task_files import arrow_schema
 from spark_jobs.user_blocks import blocks_of
+from tests.trainer.test_batches import assert_equal
 from trainer.backends import build_backend
 from trainer.batches import Batches, Samples, survey
 from trainer.batches.arrow import read_group
@@ -102,15 +103,6 @@ def opened(settings: Settings, manifest: Manifest) -> Samples:
 def batches_of(samples: Samples, settings: Settings, *, epoch: int = 0, start: int = 0, rank: int = 0, size: int = 1) -> list[Batch]:
     with Batches(samples, settings, None, rank=rank, size=size).epoch(epoch, start=start) as made:
         return list(made)
-
-
-def assert_equal(left: list[Batch], right: list[Batch]) -> None:
-    assert len(left) == len(right) > 0
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert a[name].dtype == b[name].dtype, name
-            assert torch.equal(a[name], b[name]), name
 
 
 @pytest.fixture
