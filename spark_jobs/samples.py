@@ -21,7 +21,7 @@ from conf.tables import TRAIN, VALID, resolve
 from spark_jobs.event_files import num_files, read_events
 from spark_jobs.job import Context, Job, Made, Output, main, spark_schema
 from spark_jobs.kernels.compiled import I32
-from spark_jobs.kernels.samples import permutation, positions_in_user, windows
+from spark_jobs.kernels.samples import dealt, permutation, positions_in_user, windows
 from spark_jobs.masks import compiled_masks
 from spark_jobs.mutual_information import patterns_of
 from spark_jobs.splits import FIRST_TARGET
@@ -76,13 +76,17 @@ def samples_of(
     rows = np.flatnonzero(is_target(stage, position, split=split, first_target=recipe.first_target))
     if not len(rows):
         return
-    rows = rows[permutation(len(rows), int(user[rows[0]]))]
-    for some in (rows[at : at + group] for at in range(0, len(rows), group)):
-        hist, hist_len = windows(item, some, position, recipe.history)
-        sample_id = user[some].astype(np.int64) << 32 | position[some]
+    ascending, place = dealt(permutation(len(rows), int(user[rows[0]])), group)
+    for at in range(0, len(rows), group):
+        some, spot = rows[ascending[at : at + group]], place[at : at + group]
+        hist, hist_len = windows(item, some, spot, position, recipe.history)
         lists = pa.ListArray.from_arrays(pa.array(np.arange(len(some) + 1, dtype=np.int32) * recipe.history), pa.array(hist))
-        columns = {"sample_id": sample_id, "user_idx": user[some], "item_idx": item[some], "ts": ts[some], "split": stage[some]}
-        columns |= {"hist_len": hist_len, "weight": weight[some], **{name: column[some] for name, column in user_columns.items()}}
+        given = {"user_idx": user, "item_idx": item, "ts": ts, "split": stage, "weight": weight, "position": position, **user_columns}
+        columns = {name: np.empty(len(some), column.dtype) for name, column in given.items()}
+        for name, column in columns.items():
+            column[spot] = given[name][some]
+        sample_id = columns["user_idx"].astype(np.int64) << 32 | columns.pop("position")
+        columns |= {"sample_id": sample_id, "hist_len": hist_len}
         arrays = {name: pa.array(column) for name, column in (columns | compiled_masks(recipe.masks, sample_id, hist_len)).items()}
         arrays["hist"] = lists
         yield pa.RecordBatch.from_arrays([arrays[field.name].cast(field.type) for field in schema], schema=schema)

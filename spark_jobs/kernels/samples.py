@@ -32,18 +32,18 @@ def positions_in_user(user: I32) -> I32:
 
 
 @compiled
-def windows(item: I32, rows: I64, position: I32, length: int) -> tuple[I32, I16]:
+def windows(item: I32, rows: I64, spot: I32, position: I32, length: int) -> tuple[I32, I16]:
     """(int32[n * length] the items before each row within its user, oldest first, 0 at the end; int16[n] how many).
 
-    rows: places in `item`; position: of every place, how many of the same user stand before it.
+    rows: places in `item`; spot: where each row goes among the n; position: of every place, how many of the same user stand before it.
     """
     hist, hist_len = np.zeros(len(rows) * length, np.int32), np.empty(len(rows), np.int16)
     for n in range(len(rows)):
-        p = rows[n]
+        p, to = rows[n], spot[n]
         size = min(length, position[p])
-        hist_len[n] = size
+        hist_len[to] = size
         for at in range(size):
-            hist[n * length + at] = item[p - size + at]
+            hist[to * length + at] = item[p - size + at]
     return hist, hist_len
 
 
@@ -125,3 +125,21 @@ def permutation(num: int, seed: int) -> I64:
         other = np.int64(_u01(_mix(np.uint64(seed), n)) * (n + 1))
         order[n], order[other] = order[other], order[n]
     return order
+
+
+@compiled
+def dealt(order: I64, hand: int) -> tuple[I64, I32]:
+    """(int64[n], int32[n]): `order`, a permutation, with each `hand` of its numbers put in ascending order; where in the hand each stood.
+
+    Who gathers by the first and puts away by the second gets the rows of `order`, but reads forwards through what does not fit a cache.
+    """
+    place = np.empty(len(order), np.int64)
+    for n in range(len(order)):
+        place[order[n]] = n
+    at = np.arange(0, len(order), hand)
+    ascending, spot = np.empty(len(order), np.int64), np.empty(len(order), np.int32)
+    for number in range(len(order)):
+        held = place[number] // hand
+        ascending[at[held]], spot[at[held]] = number, place[number] - held * hand
+        at[held] += 1
+    return ascending, spot

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from conf.masks import Masking, correlated
 from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
+from spark_jobs.kernels.samples import dealt, permutation
 from spark_jobs.samples import Recipe, columns_of_users, count_targets, exact_row_groups, row_group_rows, samples_of, shuffled
 from spark_jobs.task_files import arrow_schema
 from tests import slow_masks
@@ -95,6 +96,18 @@ def event_rows(draw):
 def test_equals_the_plain_builder(rows, split, first_target, masks):  # P3.4, P1.2
     recipe = dataclasses.replace(RECIPE, first_target=first_target, masks=masks)
     assert built(rows, recipe, split) == slow_samples(rows, recipe, split)
+
+
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 2**40))
+@settings(max_examples=60, deadline=None)
+def test_what_is_dealt_gives_the_order_back_hand_by_hand(num, hand, seed):
+    order = permutation(num, seed)
+    ascending, spot = dealt(order, hand)
+    for at in range(0, num, hand):
+        some, put = ascending[at : at + hand], np.empty(len(order[at : at + hand]), np.int64)
+        assert (np.diff(some) > 0).all()
+        put[spot[at : at + hand]] = some
+        assert put.tolist() == order[at : at + hand].tolist()
 
 
 def test_windows_by_hand():
