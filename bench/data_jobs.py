@@ -4,10 +4,11 @@
 
 Ours is the job as it ships, in local mode with 10 GB for the JVM: inputs resolved, files read, rows checked and hashed, manifest and
 pointer written; the JVM is up, the first repeat is cold. `encode` is ingest, vocabulary and events together, from text keys; `unmasked` is
-samples without its mask columns. The peers are single statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a
-process of its own, whose start is not counted. `floor` is our compiled kernels in one process with two threads, without Spark, checks and
-hashes. All have the same allocator settings. Repeats are interleaved; outputs are compared row for row before a time is printed. The log
-has no two clicks of a user at one time and no session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
+samples without its mask columns, `sequences` its other layout, from which the trainer cuts the same windows. The peers are single
+statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a process of its own, whose start is not counted. `floor` is
+our compiled kernels in one process with two threads, without Spark, checks and hashes. All have the same allocator settings. Repeats are
+interleaved; outputs are compared before a time is printed (same_rows.py). The log has no two clicks of a user at one time and no session
+of more than 50 clicks, since the peers leave ties and longer sessions undefined.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from conf.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-GAP_S, MAX_ITEMS, TOP, HISTORY, THREADS = 3600, 50, 100, 20, 2
+GAP_S, MAX_ITEMS, TOP, HISTORY, GROUP, THREADS = 3600, 50, 100, 20, 16_384, 2
 DS = "2024-12-31"
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 SPARK = "--master local[2] --driver-memory 10g --conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
@@ -44,9 +45,10 @@ SPARK += " --conf spark.sql.shuffle.partitions=16 --conf spark.driver.host=127.0
 EVENT_LOG = "--conf spark.eventLog.enabled=true --conf spark.eventLog.dir={} --conf spark.eventLog.rolling.enabled=false"
 EVENT_LOG += " --conf spark.eventLog.compress=false "
 PEERS = {"encode": ("polars",), "sessions": ("polars", "duckdb"), "cooc": ("polars", "duckdb"), "samples": ("duckdb", "polars")}
-PEERS["unmasked"] = PEERS["samples"]
-JOBS = {"encode": ("ingest", "vocabulary", "events"), "cooc": ("cooccurrence",), "unmasked": ("samples",)}  # else the job of its name
-TABLES = {"encode": "events", "unmasked": "samples"}  # what is compared, if not the table of its name
+SAMPLES = {"samples": {}, "unmasked": {"masks": {"stored": False}}, "sequences": {"layout": "sequences", "masks": {"stored": False}}}
+PEERS |= {"unmasked": ("duckdb",), "sequences": ("duckdb",)}
+JOBS = {"encode": ("ingest", "vocabulary", "events"), "cooc": ("cooccurrence",)} | dict.fromkeys(SAMPLES, ("samples",))  # else as the task
+TABLES = {"encode": "events"} | dict.fromkeys(SAMPLES, "samples")  # what is compared, if not the table of its name
 
 
 # ---- the log -------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class Ours:
             "bench", self.settings, (), DS, MAIN, run_id, force=True, break_lock=False, dry_run=False, log=Log("text", run_id=run_id)
         )
 
-    def run(self, job: str, *, masks: bool = True) -> tuple[float, float]:
+    def run(self, job: str, task: str = "") -> tuple[float, float]:
         """(seconds of the whole job, peak GB of the driver's process, the JVM and its Python workers)."""
         from importlib import import_module
 
@@ -125,13 +127,12 @@ class Ours:
 
         began = time.perf_counter()
         with peak_memory() as peak:
-            run_job(import_module(module_of(job)).JOB, self.spark, replace(self.request(new_run_id()), settings=self.chosen(masks=masks)))
+            run_job(import_module(module_of(job)).JOB, self.spark, replace(self.request(new_run_id()), settings=self.chosen(task)))
         return time.perf_counter() - began, round(peak.megabytes / 1024, 2)
 
-    def chosen(self, *, masks: bool) -> "Settings":
-        """The settings, with or without masks in samples."""
-        changed = {"samples": {"masks": {"stored": masks}}}
-        return type(self.settings).model_validate(self.settings.model_dump(exclude={"samples"}) | changed)
+    def chosen(self, task: str) -> "Settings":
+        """The settings of one task."""
+        return type(self.settings).model_validate(self.settings.model_dump(exclude={"samples"}) | {"samples": SAMPLES.get(task, {})})
 
     def shuffled_gb(self) -> float:
         """What all stages so far wrote for others to read, by Spark's event log."""
@@ -161,13 +162,13 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     """Seconds of the same kernels on two threads of this process."""
     from conf.masks import masking_of
     from conf.tables import resolve
-    from spark_jobs import baskets, event_files, pair_counts, samples, sessions
+    from spark_jobs import baskets, event_files, pair_counts, samples, sessions, user_blocks
     from spark_jobs.session_cuts import Rule
     from spark_jobs.task_files import arrow_schema
 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    settings = ours.chosen(masks=task != "unmasked")
+    settings = ours.chosen(task)
     registry, shape = settings.registry(), settings.shape()
     events, recipe = ours.files("events"), samples.recipe_of(settings, masking_of(settings, {}), split_kind="production")
     table = resolve("samples", registry, shape)
@@ -178,7 +179,11 @@ def floor(ours: Ours, task: str, out: Path) -> float:
 
     def of_samples(uri: str) -> Iterator[pa.RecordBatch]:
         read = event_files.read_events(uri, samples.EVENT_COLUMNS)
-        yield from samples.samples_of(read, {}, arrow_schema(table), recipe, split=0, group=16_384)
+        if task == "sequences":
+            shape = {"first_target": 0, "history": HISTORY, "size": settings.samples.block}
+            yield from user_blocks.blocks_of(read, {}, arrow_schema(table), split=0, **shape)
+        else:
+            yield from samples.samples_of(read, {}, arrow_schema(table), recipe, split=0, group=GROUP)
 
     def of_cooc(number: int) -> Iterator[pa.RecordBatch]:
         num_items = int(ours.store.manifest("item_feat", DS, ours.settings).rows)
@@ -213,7 +218,7 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of clicklog.py and peers.py")
-    parser.add_argument("--tasks", default="encode,sessions,cooc,samples,unmasked")
+    parser.add_argument("--tasks", default="encode,sessions,cooc,samples,unmasked,sequences")
     parser.add_argument("--engines", default="polars,duckdb", help="peers to run: above 20 million some need more memory than there is")
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench")
     asked = parser.parse_args()
@@ -225,11 +230,11 @@ def main() -> None:
     if not clicks.is_dir():
         make_log(asked.peers, asked.millions, clicks)
     ours = Ours(clicks, root)
+    report: dict[str, Any] = {"millions": asked.millions, "tasks": {}}
     if not exported.is_dir():
-        for job in JOBS["encode"]:
-            print(f"{job:12} {'{:.1f} s, peak {} GB'.format(*ours.run(job))}", flush=True)
+        report["prepared"] = {job: dict(zip(("seconds", "peak_gb"), ours.run(job), strict=True)) for job in JOBS["encode"]}
+        print(report["prepared"], flush=True)
         export_events(ours.files("events"), exported)
-    report = {"millions": asked.millions, "tasks": {}}
     for task in asked.tasks.split(","):
         report["tasks"][task] = _one_task(asked, ours, task, clicks if task == "encode" else exported)
         _print(task, report["tasks"][task])
@@ -247,7 +252,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
     engines = [engine for engine in PEERS[task] if engine in asked.engines.split(",")]
     before = ours.shuffled_gb()
     for repeat in range(asked.repeats):
-        ran = {job: ours.run(job, masks=task != "unmasked") for job in JOBS.get(task, (task,))}
+        ran = {job: ours.run(job, task) for job in JOBS.get(task, (task,))}
         seconds["ours"].append(sum(took for took, _ in ran.values()))
         peaks["ours"] = max(peaks.get("ours", 0), *(peak for _, peak in ran.values()))
         for job, (took, _) in ran.items():
@@ -261,7 +266,8 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
             took, peaks[engine] = peer(asked.peers, task, engine, str(source), out)
             seconds.setdefault(engine, []).append(took)
             if repeat == 0:
-                compare(TABLES.get(task, task), ours.files(TABLES.get(task, task)), out, history=HISTORY)
+                group_rows = GROUP if task == "sequences" else None
+                compare(TABLES.get(task, task), ours.files(TABLES.get(task, task)), out, history=HISTORY, group_rows=group_rows)
     shuffled = round((ours.shuffled_gb() - before) / asked.repeats, 3)
     warm = {who: median(times[1:] or times) for who, times in seconds.items()}
     ratios = {who: round(warm["ours"] / warm[who], 3) for who in warm if who != "ours"}

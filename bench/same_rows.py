@@ -1,6 +1,6 @@
 """Whether our tables and those of a peer hold the same rows, in whatever order and under whatever names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +8,73 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_longs
+from trainer.batches.sequences import SequenceFile
 
-def compare(task: str, ours: Sequence[str], theirs: Path, *, history: int) -> None:
-    """Stop unless both tables say the same."""
-    differ = {"events": _events_differ, "sessions": _sessions_differ, "cooc": _cooc_differ, "samples": _samples_differ}[task]
-    found = differ(ours, theirs, history)
+
+def compare(task: str, ours: Sequence[str], theirs: Path, *, history: int, group_rows: int | None = None) -> None:
+    """Stop unless both tables say the same. history: L of samples. group_rows: of samples in layout sequences; None = they are windows."""
+    if task == "samples":
+        found = _rows_differ(_samples_of(ours, history, group_rows), _batches([theirs]), ("user", "ts", "item"), "hist")
+    elif task == "sessions":
+        found = _rows_differ(_batches(ours), _batches([theirs]), ("user", "start_ts", "end_ts", "num_items"), "items")
+    else:
+        found = {"events": _events_differ, "cooc": _cooc_differ}[task](ours, theirs)
     if found:
         raise SystemExit(f"{task}: {theirs.name} differs from ours: {found}")
 
 
-def _events_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
+# ---- tables whose rows are compared by the sum of their hashes: a piece at a time, in whatever order ----------------
+
+
+def _rows_differ(ours: Iterable[pa.Table], theirs: Iterable[pa.Table], columns: Sequence[str], lists: str) -> str:
+    """Two of 2^64 sums are equal by chance once in so many, so equal sums are equal rows."""
+    left, right = (_sum_of_hashes(tables, columns, lists) for tables in (ours, theirs))
+    return "" if left == right else f"(rows, numbers in lists, sum of hashes) {left} and {right}"
+
+
+def _sum_of_hashes(tables: Iterable[pa.Table], columns: Sequence[str], lists: str) -> tuple[int, int, int]:
+    rows = numbers = total = 0
+    for table in tables:
+        hashes = np.full(table.num_rows, SEED, np.uint64)
+        for name in columns:
+            hash_longs(_column(table, name).astype(np.int64), hashes)
+        column = table[lists].combine_chunks()
+        length = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+        values = column.flatten().to_numpy().astype(np.int32)
+        kept = values != 0  # no item has number 0: it fills windows up, ours at the end, Polars' at the start
+        length = np.bincount(np.repeat(np.arange(len(length)), length)[kept], minlength=len(length))
+        hash_int_lists(values[kept], np.append(0, np.cumsum(length)), hashes)
+        rows, numbers, total = rows + table.num_rows, numbers + int(kept.sum()), (total + int(hashes.sum(dtype=np.uint64))) % 2**64
+    return rows, numbers, total
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    """By our name or a peer's."""
+    found = next(known for known in (name, f"{name}_idx", f"{name}_id") if known in table.column_names)
+    return table[found].combine_chunks().to_numpy()
+
+
+def _batches(files: Sequence[str | Path]) -> Iterator[pa.Table]:
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1_000_000):
+            yield pa.Table.from_batches([batch])
+
+
+def _samples_of(files: Sequence[str], history: int, group_rows: int | None) -> Iterator[pa.Table]:
+    if group_rows is None:
+        yield from _batches(files)
+        return
+    for path in files:
+        file = SequenceFile(path, history=history, group_rows=group_rows)
+        for index in range(len(file.sizes(pq.ParquetFile(path).metadata.num_rows))):
+            yield file.read(index, ["user_idx", "ts", "item_idx", "hist"])
+
+
+# ---- tables that are compared number by number ------------------------------------------------------------------------
+
+
+def _events_differ(ours: Sequence[str], theirs: Path) -> str:
     """The numbers themselves must agree: both count from 1 by clicks, then key."""
     names = ["user_idx", "ts", "item_idx"]
     left, right = (table.sort_by([(name, "ascending") for name in names]) for table in _events(ours, theirs, names))
@@ -30,24 +87,7 @@ def _events(ours: Sequence[str], theirs: Path, names: list[str]) -> list[pa.Tabl
     return [pq.read_table(ours, columns=names), pq.read_table(theirs / "events.parquet", columns=names)]
 
 
-def _flat(table: pa.Table, lists: str, order: np.ndarray) -> np.ndarray:
-    return table[lists].combine_chunks().take(pa.array(order)).flatten().to_numpy()
-
-
-def _sessions_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
-    left = pq.read_table(ours, columns=["user_idx", "start_ts", "end_ts", "items", "num_items"])
-    right = pq.read_table(theirs)
-    user = "user_id" if "user_id" in right.column_names else "user_idx"
-    orders = [np.lexsort((t["start_ts"].to_numpy(), t[name].to_numpy())) for t, name in ((left, "user_idx"), (right, user))]
-    for mine, other in (("user_idx", user), ("start_ts", "start_ts"), ("num_items", "num_items")):
-        a, b = left[mine].to_numpy()[orders[0]], right[other].to_numpy()[orders[1]]
-        if len(a) != len(b) or (a != b).any():
-            return f"column {mine}, {len(a)} and {len(b)} rows"
-    same = np.array_equal(_flat(left, "items", orders[0]), _flat(right, "items", orders[1]))
-    return "" if same else "items"
-
-
-def _cooc_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
+def _cooc_differ(ours: Sequence[str], theirs: Path) -> str:
     """Counts must be equal rank by rank, and the items of all pairs above the smallest count that was kept: ties there are free."""
     left = pq.read_table(ours, columns=["item_i", "item_j", "count"])
     right = pq.read_table(theirs)
@@ -66,32 +106,3 @@ def _cooc_differ(ours: Sequence[str], theirs: Path, _: int) -> str:
     last = np.append(i[1:] != i[:-1], True)
     smallest = count[last][np.cumsum(last) - last]
     return "" if (j == other_j)[count > smallest].all() else "items above the last tie"
-
-
-def _samples_differ(ours: Sequence[str], theirs: Path, history: int) -> str:
-    left = pq.read_table(ours, columns=["user_idx", "ts", "item_idx", "hist", "hist_len"])
-    right = pq.read_table(theirs)
-    orders = [
-        np.argsort(t[name].to_numpy().astype(np.int64) << 33 | t["ts"].to_numpy()) for t, name in ((left, "user_idx"), (right, "user_id"))
-    ]
-    if len(orders[0]) != len(orders[1]):
-        return f"{len(orders[0])} and {len(orders[1])} rows"
-    if (left["item_idx"].to_numpy()[orders[0]] != right["item_id"].to_numpy()[orders[1]]).any():
-        return "items"
-    lengths = left["hist_len"].to_numpy()[orders[0]]
-    hist = right["hist"].combine_chunks()
-    sizes = (
-        np.diff(hist.offsets.to_numpy())[orders[1]]
-        if hist.null_count == 0
-        else pc.fill_null(pc.list_value_length(hist), 0).to_numpy()[orders[1]]
-    )
-    for at in range(0, len(lengths), 5_000_000):  # a piece at a time: 20 numbers a row are many gigabytes
-        some, other = orders[0][at : at + 5_000_000], orders[1][at : at + 5_000_000]
-        mine = left["hist"].take(pa.array(some)).combine_chunks().flatten().to_numpy().reshape(-1, history)
-        filled = np.arange(history) < lengths[at : at + 5_000_000, None]
-        flat = right["hist"].take(pa.array(other)).combine_chunks().flatten().to_numpy()
-        if (sizes[at : at + 5_000_000] == history).all() and len(flat) == len(some) * history:  # padded in front with zeros
-            flat = flat.reshape(-1, history)[np.arange(history) >= history - lengths[at : at + 5_000_000, None]]
-        if not np.array_equal(mine[filled], flat):
-            return "histories"
-    return ""
