@@ -29,7 +29,7 @@ from spark_jobs.task_files import write_by_tasks, write_tables_by_tasks
 
 MAX_EXACT_PAIRS = 200_000_000  # so many different pairs one process can hold, and draw negatives that met in no session at all
 AUTO_MIN_COUNT_CLICKS = 10_000_000  # from here on most pairs that met once met by chance
-BLOCKS_PER_CORE = 3  # each block reads all sessions again: few, but enough that no core waits long for the last
+BLOCKS_PER_CORE = 2  # each block reads all sessions again: few, but enough that no core waits long for the last
 CLICKS_PER_BLOCK = 100_000_000  # bounds what one task holds: about 10 bytes a click of the sessions that have an item of its block
 ROWS_PER_GROUP = 1_000_000
 

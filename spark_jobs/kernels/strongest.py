@@ -73,26 +73,33 @@ def keep_strongest(i: int, found: I32, met: I64, keeps: Keeps, keys: U64, weight
     Adds to counts, of pairs with i < j: different ones, meetings, below min_count, of two known categories that differ and so dropped;
     items with pairs that stay; their rows beyond the top.
     """
-    bits, kept = weights.view(np.uint32), 0
+    bits, kept, pairs, meetings, rare, other = weights.view(np.uint32), 0, 0, 0, 0, 0
     own = keeps.category[keeps.category_starts[i] : keeps.category_starts[i + 1]]
     for j in found:
-        if j == i or met[j] == 0:
+        times = met[j]
+        if j == i or times == 0:
             continue
         if j > i:
-            counts[0] += 1
-            counts[1] += met[j]
-            counts[2] += met[j] < keeps.min_count
-        if met[j] < keeps.min_count:
+            pairs += 1
+            meetings += times
+            rare += times < keeps.min_count
+        if times < keeps.min_count:
             continue
-        theirs = keeps.category[keeps.category_starts[j] : keeps.category_starts[j + 1]]
-        shared = _shared(own, theirs)
-        if keeps.drop_other and not shared and len(own) and len(theirs):
-            counts[3] += j > i
-            continue
-        weights[0] = met[j] * (1 + keeps.beta * shared)
+        shared = False
+        if len(own):  # else nothing is shared: where those of j stand is far away
+            theirs = keeps.category[keeps.category_starts[j] : keeps.category_starts[j + 1]]
+            shared = _shared(own, theirs)
+            if keeps.drop_other and not shared and len(theirs):
+                other += j > i
+                continue
+        weights[0] = times * (1 + keeps.beta * shared)
         # Positive floats sort as their bits do; the smaller of two equal ones comes first.
         keys[kept] = (np.uint64(bits[0]) << np.uint64(32)) | np.uint64(0xFFFFFFFF - j)
         kept += 1
+    counts[0] += pairs
+    counts[1] += meetings
+    counts[2] += rare
+    counts[3] += other
     counts[4] += kept > 0
     counts[5] += max(kept - keeps.top, 0)
     if kept > keeps.top:
@@ -103,6 +110,6 @@ def keep_strongest(i: int, found: I32, met: I64, keeps: Keeps, keys: U64, weight
         j = np.int64(0xFFFFFFFF) - np.int64(ordered[kept - 1 - n] & np.uint64(0xFFFFFFFF))
         bits[0] = np.uint32(ordered[kept - 1 - n] >> np.uint64(32))
         rows.item_i[at], rows.item_j[at], rows.times[at], rows.weight[at] = i, j, met[j], weights[0]
-        rows.same[at] = _shared(own, keeps.category[keeps.category_starts[j] : keeps.category_starts[j + 1]])
+        rows.same[at] = len(own) > 0 and _shared(own, keeps.category[keeps.category_starts[j] : keeps.category_starts[j + 1]])
         at += 1
     return at

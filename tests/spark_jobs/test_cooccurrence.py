@@ -201,7 +201,7 @@ def test_the_top_of_many_equals_a_sort():
 
 def test_blocks_are_few_and_bound_what_a_task_holds():
     assert num_blocks(1_000, 3.0, cores=2) == 1
-    assert num_blocks(20_000_000, 6.0, cores=2) == 6
+    assert num_blocks(20_000_000, 6.0, cores=2) == 4
     assert num_blocks(10**9, 6.0, cores=2) == 60
 
 
