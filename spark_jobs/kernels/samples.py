@@ -37,14 +37,16 @@ def windows(item: I32, rows: I64, spot: I32, position: I32, length: int) -> tupl
 
     rows: places in `item`; spot: where each row goes among the n; position: of every place, how many of the same user stand before it.
     """
-    hist, hist_len = np.zeros(len(rows) * length, np.int32), np.empty(len(rows), np.int16)
+    hist, hist_len = np.zeros((len(rows), length), np.int32), np.empty(len(rows), np.int16)
     for n in range(len(rows)):
         p, to = rows[n], spot[n]
         size = min(length, position[p])
         hist_len[to] = size
+        # From 0 on in both: a place that might be negative is looked at anew for each element, at three times the cost.
+        row, before = hist[to], item[p - size : p]
         for at in range(size):
-            hist[to * length + at] = item[p - size + at]
-    return hist, hist_len
+            row[at] = before[at]
+    return hist.reshape(-1), hist_len
 
 
 @compiled
