@@ -27,6 +27,7 @@ I64 = npt.NDArray[np.int64]
 UM_B, UH_B, VM_B, UM_A, UH_A, VM_A = range(6)
 _FIELDS: Final = {("user", "a"): UM_A, ("user", "b"): UM_B, ("item", "a"): VM_A, ("item", "b"): VM_B}
 _HISTORY: Final = {"a": UH_A, "b": UH_B}
+_BATCH: Final = -1  # in place of a draw: the number beside it is that of a batch, not of a sample
 VALUES: Final = {("user", "a"): 6, ("user", "b"): 7, ("item", "a"): 8, ("item", "b"): 9}  # values of multi-valued fields
 
 
@@ -123,6 +124,17 @@ def masks_of(masking: Masking, sample_id: I64, hist_len: I64, draw: int) -> dict
         what = masking.history_word(view)
         found[f"uh_{view}{draw}"] = history_mask(sample_id, hist_len, masking.history, p=masking.p_hist, what=what, **of_draw)
         found[f"vm_{view}{draw}"] = hidden_fields(masking.fields("item", view), sample_id, p=masking.p_field, **of_draw)
+    return found
+
+
+def masks_of_batch(masking: Masking, num_rows: int, number: int) -> dict[str, I64]:
+    """int64[num_rows] um_<view> and vm_<view> of cfm where all rows of batch `number` hide the same fields; Yao et al. 2021."""
+    found: dict[str, I64] = {}
+    batch = np.array([number], dtype=np.int64)
+    for view in masking.views:
+        for name, side in (("um", "user"), ("vm", "item")):
+            hidden = hidden_fields(masking.fields(side, view), batch, p=masking.p_field, seed=masking.seed, draw=_BATCH)
+            found[f"{name}_{view}"] = np.repeat(hidden, num_rows)
     return found
 
 

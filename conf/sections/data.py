@@ -121,6 +121,10 @@ class Masks(Section):
     )
     p_field: Share = Field(0.3, description="probability that a field is masked (random_p); decision, MIC gives none")
     complementary: bool = Field(True, description="the views hide no field in common; false: each a half of its own (rfm)")
+    cfm_seed: Literal["per_row", "per_batch"] = Field(
+        "per_row",
+        description="the field that the hidden ones belong with is drawn anew for each row | each batch, by the trainer; Yao (cfm)",
+    )
     mi: MutualInformation = MutualInformation()
     p_hist: Share = Field(0.2, description="probability that a history position is dropped, in each masked view; decision")
     p_val: Share = Field(

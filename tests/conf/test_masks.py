@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.draws import u01
-from conf.masks import UM_A, UM_B, VALUES, Masking, correlated, half_mask, masking_of, masks_of, value_mask
+from conf.masks import UM_A, UM_B, VALUES, Masking, correlated, half_mask, masking_of, masks_of, masks_of_batch, value_mask
 from conf.settings import Settings
 from tests import slow_masks
 
@@ -104,6 +104,18 @@ def test_sizes_of_correlated_fields(num, hidden):
     patterns = correlated(ladder(num))
     assert [bin(pattern).count("1") for pattern in patterns] == hidden
     assert all(num < 2 or pattern >> field & 1 for field, pattern in enumerate(patterns))
+
+
+def test_a_batch_hides_the_same_fields_in_all_rows_and_batches_take_turns():
+    chosen = masking("cfm")
+    made = [masks_of_batch(chosen, 5, number) for number in range(200)]
+    assert all(len(set(mask.tolist())) == 1 and len(mask) == 5 for masks in made for mask in masks.values())
+    for side, patterns in (("um", chosen.user_patterns), ("vm", chosen.item_patterns)):
+        seen = Counter(int(masks[f"{side}_a"][0]) for masks in made)
+        assert set(seen) == set(patterns)
+        assert min(seen.values()) > 20
+        whole = (1 << len(patterns)) - 1
+        assert all(masks[f"{side}_a"][0] ^ masks[f"{side}_b"][0] == whole for masks in made)
 
 
 def test_draws_views_and_sides_differ():

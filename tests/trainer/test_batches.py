@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,22 @@ def test_masks_of_both_views_come_with_the_batch_where_both_are_stored(day: Day)
     stored = {row["sample_id"]: row for file in files for row in pq.ParquetFile(file).read().to_pylist()}
     for name in ("um_a", "uh_a", "vm_b"):
         assert first[name].tolist() == [stored[i][f"{name}1"] for i in first["sample_id"].tolist()]
+
+
+def test_all_rows_of_a_batch_hide_the_same_fields_where_the_seed_of_cfm_is_the_batch(day: Day) -> None:
+    settings, _ = day(samples={"masks": {"strategy": "cfm", "cfm_seed": "per_batch"}})
+    known = replace(opened(settings), mask_patterns={"user": [1, 2], "item": [1, 2, 4]})
+
+    def made(rank: int, size: int, start: int = 0) -> list[Batch]:
+        with Batches(known, settings, users_of(settings), rank=rank, size=size).epoch(1, start=start) as prefetched:
+            return list(prefetched)
+
+    whole = made(0, 1)
+    for name, patterns in (("um_a", {1, 2}), ("vm_a", {1, 2, 4})):
+        chosen = [set(batch[name].tolist()) for batch in whole]
+        assert all(len(masks) == 1 for masks in chosen)
+        assert set().union(*chosen) == patterns
+        assert [set(batch[name].tolist()) for batch in made(1, 2, start=3)] == chosen[3:]  # on all ranks, and when resumed
 
 
 @pytest.mark.parametrize("source", ["arrow", "petastorm"])

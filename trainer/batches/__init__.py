@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from conf.fields import Registry
-from conf.masks import masking_of, masks_of
+from conf.masks import masking_of, masks_of, masks_of_batch
 from conf.settings import Settings
 from trainer.batches.arrow import read_arrow
 from trainer.batches.columns import Decoded, columns_for, mask_columns, mask_names
@@ -70,9 +70,10 @@ class Batches:
         streams = [self._stream(pieces, plan.number, start * per_stream) for pieces in plan.streams[self._rank * own :][:own]]
         row = np.arange(self._rank * own * per_stream, (self._rank + 1) * own * per_stream)
         draw = self._draw(plan.number)
-        for _ in range(start, plan.steps):
+        for number in range(start, plan.steps):
             taken = [part for stream in streams for part in stream.take(per_stream)]
-            yield self._to_batch({name: np.concatenate([part[name] for part in taken]) for name in taken[0]}, row, draw)
+            rows = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
+            yield self._to_batch(rows, row, draw, plan.number * plan.steps + number)
 
     def _stream(self, pieces: Sequence[Piece], epoch: int, skip: int) -> "_Stream":
         settings = self._settings
@@ -86,7 +87,7 @@ class Batches:
         """The stored mask draw that the epoch uses."""
         return epoch % self._settings.samples.masks.draws
 
-    def _to_batch(self, rows: Decoded, row: npt.NDArray[np.int64], draw: int) -> Batch:
+    def _to_batch(self, rows: Decoded, row: npt.NDArray[np.int64], draw: int, number: int) -> Batch:
         def whole(name: str) -> torch.Tensor:
             return torch.from_numpy(rows[name].astype(np.int64))
 
@@ -97,8 +98,11 @@ class Batches:
         if not self._stored_masks:
             sample_id, hist_len = rows["sample_id"].astype(np.int64), rows["hist_len"].astype(np.int64)
             rows = {**rows, **masks_of(self._masking, sample_id, hist_len, draw)}
-        for mask in mask_names(self._settings.samples.masks.strategy):
+        masks = self._settings.samples.masks
+        for mask in mask_names(masks.strategy):
             batch[mask] = whole(f"{mask}{draw}")
+        if masks.strategy == "cfm" and masks.cfm_seed == "per_batch":
+            batch |= {name: torch.from_numpy(mask) for name, mask in masks_of_batch(self._masking, len(row), number).items()}
         for field in self._registry.user:
             if field.role == "single":
                 batch[f"user.{field.name}"] = whole(field.name)
