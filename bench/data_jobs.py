@@ -7,8 +7,9 @@ pointer written; the JVM is up, the first repeat is cold. `encode` is ingest, vo
 samples without its mask columns, `sequences` its other layout, from which the trainer cuts the same windows. The peers are single
 statements of Polars and DuckDB (of encode: bench/encode_polars.py), each in a process of its own, whose start is not counted. `floor` is
 our compiled kernels in one process with two threads, without Spark, checks and hashes. All have the same allocator settings. Repeats are
-interleaved; outputs are compared before a time is printed (same_rows.py). The log has no two clicks of a user at one time and no session
-of more than 50 clicks, since the peers leave ties and longer sessions undefined.
+interleaved; outputs are compared before a time is printed (same_rows.py). A peer that runs out of memory or time is named with its error.
+Results of other tasks of the same size, from earlier runs, stay in bench/results. The log has no two clicks of a user at one time and
+no session of more than 50 clicks, since the peers leave ties and longer sessions undefined.
 """
 
 import argparse
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 GAP_S, MAX_ITEMS, TOP, HISTORY, GROUP, THREADS = 3600, 50, 100, 20, 16_384, 2
+LIMIT_S = 900  # of one repeat of a peer
 DS = "2024-12-31"
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 SPARK = "--master local[2] --driver-memory 10g --conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false"
@@ -107,6 +109,7 @@ class Ours:
             "session": {"gap_s": GAP_S},
             "cooc": {"top": TOP, "min_count": 1, "max_session_items": MAX_ITEMS},
             "model": {"history": HISTORY, "fields": {"user": [], "item": ["item_id"]}},
+            "trainer": {"batches": "arrow"},  # petastorm does not read layout sequences
         }
         self.settings = Settings.model_validate(settings)
         self.events = Path(tempfile.mkdtemp(prefix="spark-events-"))
@@ -146,14 +149,22 @@ class Ours:
         return self.store.files_of(self.store.manifest(table, DS, self.settings))
 
 
-def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[float, float]:
-    """(seconds, peak GB) of one repeat."""
+def _first_to_go() -> None:
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # where memory ends, a peer ends, not the JVM beside it
+
+
+def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[float, float] | str:
+    """(seconds, peak GB) of one repeat, or why there is none."""
     command = [sys.executable, peers / "peers.py", TABLES.get(task, task), engine, source, out]
     if task == "encode":
         command = [sys.executable, ROOT / "bench" / f"encode_{engine}.py", source, out]
-    done = subprocess.run(command, env={**os.environ, "REPEATS": "1", "THREADS": str(THREADS)}, capture_output=True, text=True)
+    env = {**os.environ, "REPEATS": "1", "THREADS": str(THREADS)}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, preexec_fn=_first_to_go)
+    except subprocess.TimeoutExpired:
+        return f"not done after {LIMIT_S} s"
     if done.returncode:
-        raise SystemExit(f"{task} {engine} failed:\n{done.stderr[-2000:]}")
+        return f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['killed: out of memory?'])[-1][:200]}"
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return said["seconds"][0], said["peak_rss_gb"]
 
@@ -162,7 +173,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
     """Seconds of the same kernels on two threads of this process."""
     from conf.masks import masking_of
     from conf.tables import resolve
-    from spark_jobs import baskets, event_files, pair_counts, samples, sessions, user_blocks
+    from spark_jobs import baskets, cooccurrence, event_files, pair_counts, samples, sessions, user_blocks
     from spark_jobs.session_cuts import Rule
     from spark_jobs.task_files import arrow_schema
 
@@ -187,7 +198,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
 
     def of_cooc(number: int) -> Iterator[pa.RecordBatch]:
         num_items = int(ours.store.manifest("item_feat", DS, ours.settings).rows)
-        block = baskets.Block(number, 3 * THREADS, num_items)
+        block = baskets.Block(number, cooccurrence.BLOCKS_PER_CORE * THREADS, num_items)
         found = baskets.of_sessions(ours.files("sessions"), block, max_items=MAX_ITEMS)
         unknown = pair_counts.categories_of([], None, num_items=num_items)
         yield next(pair_counts.count_pairs(found, block, rule, keeping, unknown)).rows
@@ -202,7 +213,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
             for batch in batches:
                 writer.write_batch(batch)
 
-    pieces: Sequence[object] = range(3 * THREADS) if task == "cooc" else events
+    pieces: Sequence[object] = range(cooccurrence.BLOCKS_PER_CORE * THREADS) if task == "cooc" else events
     began = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, enumerate(pieces)))
@@ -230,7 +241,8 @@ def main() -> None:
     if not clicks.is_dir():
         make_log(asked.peers, asked.millions, clicks)
     ours = Ours(clicks, root)
-    report: dict[str, Any] = {"millions": asked.millions, "tasks": {}}
+    path = ROOT / "bench" / "results" / f"spark-{name}.json"
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"millions": asked.millions, "tasks": {}}
     if not exported.is_dir():
         report["prepared"] = {job: dict(zip(("seconds", "peak_gb"), ours.run(job), strict=True)) for job in JOBS["encode"]}
         print(report["prepared"], flush=True)
@@ -238,17 +250,17 @@ def main() -> None:
     for task in asked.tasks.split(","):
         report["tasks"][task] = _one_task(asked, ours, task, clicks if task == "encode" else exported)
         _print(task, report["tasks"][task])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        _draw(report, path.with_suffix(".png"))
     ours.spark.stop()
-    results = ROOT / "bench" / "results"
-    results.mkdir(exist_ok=True)
-    (results / f"spark-{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _draw(report, results / f"spark-{name}.png")
 
 
 def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) -> dict[str, object]:
     seconds: dict[str, list[float]] = {"ours": []}
     peaks: dict[str, float] = {}
     stages: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
     engines = [engine for engine in PEERS[task] if engine in asked.engines.split(",")]
     before = ours.shuffled_gb()
     for repeat in range(asked.repeats):
@@ -263,8 +275,14 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
             seconds.setdefault("floor", []).append(floor(ours, task, asked.work / f"{task}-floor"))
         for engine in engines:
             out = asked.work / f"{task}-{engine}"
-            took, peaks[engine] = peer(asked.peers, task, engine, str(source), out)
-            seconds.setdefault(engine, []).append(took)
+            if engine in failed:
+                continue
+            found = peer(asked.peers, task, engine, str(source), out)
+            if isinstance(found, str):
+                failed[engine] = found
+                continue
+            seconds.setdefault(engine, []).append(found[0])
+            peaks[engine] = found[1]
             if repeat == 0:
                 group_rows = GROUP if task == "sequences" else None
                 compare(TABLES.get(task, task), ours.files(TABLES.get(task, task)), out, history=HISTORY, group_rows=group_rows)
@@ -278,6 +296,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
         "ours_to": ratios,
         "peak_gb": peaks,
         "shuffled_gb": shuffled,
+        "failed": failed,
     } | ({"jobs_s": stages} if len(stages) > 1 else {})
 
 
@@ -287,7 +306,7 @@ def _print(task: str, found: dict[str, object]) -> None:
     assert isinstance(ratios, dict)
     print(f"{task:9} outputs equal; ours cold {found['ours_cold_s']:.1f} s, warm {warm['ours']:.1f} s", end="")
     print("".join(f" | {who} {warm[who]:.1f} s, ours/{who} {ratio:.2f}" for who, ratio in ratios.items()), end="")
-    print(f" | peak GB {found['peak_gb']}, shuffled {found['shuffled_gb']} GB", flush=True)
+    print(f" | peak GB {found['peak_gb']}, shuffled {found['shuffled_gb']} GB {found['failed'] or ''}", flush=True)
 
 
 def _draw(report: dict[str, object], path: Path) -> None:
