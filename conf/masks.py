@@ -11,6 +11,7 @@ Under rfm and cfm both views drop history positions, too. With fewer than two fi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal
 
 import numpy as np
@@ -129,12 +130,11 @@ def masks_of(masking: Masking, sample_id: I64, hist_len: I64, draw: int) -> dict
 
 def masks_of_batch(masking: Masking, num_rows: int, number: int) -> dict[str, I64]:
     """int64[num_rows] um_<view> and vm_<view> of cfm where all rows of batch `number` hide the same fields; Yao et al. 2021."""
-    found: dict[str, I64] = {}
-    batch = np.array([number], dtype=np.int64)
-    for view in masking.views:
-        for name, side in (("um", "user"), ("vm", "item")):
-            hidden = hidden_fields(masking.fields(side, view), batch, p=masking.p_field, seed=masking.seed, draw=_BATCH)
-            found[f"{name}_{view}"] = np.repeat(hidden, num_rows)
+    batch, found = np.array([number], dtype=np.int64), dict[str, I64]()
+    sides: dict[str, Side] = {"um": "user", "vm": "item"}
+    for view, (name, side) in product(masking.views, sides.items()):
+        hidden = hidden_fields(masking.fields(side, view), batch, p=masking.p_field, seed=masking.seed, draw=_BATCH)
+        found[f"{name}_{view}"] = np.repeat(hidden, num_rows)
     return found
 
 
