@@ -3,7 +3,7 @@
     python bench/bots.py [--millions 20] [--bots 200] [--peers <folder of clicklog.py>] [--work <folder>]
 
 A bot clicks 50,000 times, every half minute, on any item: one session that never ends. Ours only, as it ships and with its own caps
-(session.max_user_clicks, session.max_session_items): the peers have none. The log with bots goes first, so that the JVM is cold for it.
+(session.max_user_clicks, cooc.max_session_items): the peers have none. The log with bots goes first, so that the JVM is cold for it.
 """
 
 import argparse
