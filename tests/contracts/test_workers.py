@@ -87,7 +87,7 @@ def test_first_step_equals_one_process(
         torch.testing.assert_close(got["gradients"][name], gradient, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CURVES)
 def test_curves_equal_one_process(case: str, num_workers: int, single: dict[str, Any], workers: Workers) -> None:
     want, got = single["curves"][case], workers(num_workers)["curves"][case]

@@ -105,6 +105,7 @@ def test_a_published_day_is_scored_against_a_later_one(spark: SparkSession, copy
     assert unchanged("offline_metrics", judged, seen | {"clicks": "main/2026-01-08/later 5:other"}) is None
 
 
+@pytest.mark.slow
 def test_a_day_without_clicks_or_clock_is_refused(spark: SparkSession, copy_of_day) -> None:
     asked = replace(copy_of_day(evaluation={"baselines": []}), truth_ds=LATER)
     with pytest.raises(NotReadyError, match=f"run: trichannel ingest --ds {LATER}"):
@@ -120,6 +121,7 @@ def test_a_day_without_clicks_or_clock_is_refused(spark: SparkSession, copy_of_d
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_no_click_after_the_day_publishes_empty_tables(spark: SparkSession, copy_of_day) -> None:
     asked = copy_of_day()
     publish_later(spark, asked, [at(6, "u00", "i00"), at(9, "u00", "i01"), at(8, "stranger", "i00")])
