@@ -81,11 +81,12 @@ def samples_of(
         some, spot = rows[ascending[at : at + group]], place[at : at + group]
         hist, hist_len = windows(item, some, spot, position, recipe.history)
         lists = pa.ListArray.from_arrays(pa.array(np.arange(len(some) + 1, dtype=np.int32) * recipe.history), pa.array(hist))
-        given = {"user_idx": user, "item_idx": item, "ts": ts, "split": stage, "weight": weight, "position": position, **user_columns}
+        sample_id = np.empty(len(some), np.int64)
+        sample_id[spot] = user[some].astype(np.int64) << 32 | position[some]
+        given = {"user_idx": user, "item_idx": item, "ts": ts, "split": stage, "weight": weight, **user_columns}
         columns = {name: np.empty(len(some), column.dtype) for name, column in given.items()}
         for name, column in columns.items():
             column[spot] = given[name][some]
-        sample_id = columns["user_idx"].astype(np.int64) << 32 | columns.pop("position")
         columns |= {"sample_id": sample_id, "hist_len": hist_len}
         arrays = {name: pa.array(column) for name, column in (columns | compiled_masks(recipe.masks, sample_id, hist_len)).items()}
         arrays["hist"] = lists
