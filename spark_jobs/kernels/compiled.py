@@ -1,7 +1,10 @@
 """How kernels are compiled: once a machine where there is a place to keep them, else once a process."""
 
+import hashlib
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -20,6 +23,18 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 def compiled(function: Kernel) -> Kernel:
     """`function` compiled at its first call, without Python's lock, and kept on disk beside the source or in the user's cache folder."""
     try:
-        return cast(Kernel, numba.njit(cache=True, nogil=True)(function))
+        kernel: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba finds no folder that it may write to, as in an executor without a home
         return cast(Kernel, numba.njit(nogil=True)(function))
+    # numba takes a kept kernel for fresh as long as its own file is, and a kernel of another file may be compiled into it
+    kernel._cache._cache_file._source_stamp = sources_stamp()
+    return cast(Kernel, kernel)
+
+
+@cache
+def sources_stamp() -> str:
+    """SHA-256 of all files of this package, in a folder or in a zip."""
+    digest = hashlib.sha256()
+    for source in sorted((file for file in files(__package__).iterdir() if file.name.endswith(".py")), key=lambda file: file.name):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
