@@ -241,13 +241,14 @@ def choose_als(
 ) -> tuple[Factors, dict[str, float]]:
     """The model of the grid with the highest recall@num on `truth` (user_idx, truth) of valid, and every model's recall by name.
 
-    Where nothing is held out as valid (split.kind production), nothing can choose: the first model of the grid, and no recall.
+    Where there is nothing to choose by (split.kind production holds no valid clicks out) or from: the first model, and no recall.
     """
-    if truth.isEmpty():
-        rank, reg, alpha = grid.rank[0], grid.reg[0], grid.alpha[0]
+    models = list(product(grid.rank, grid.reg, grid.alpha))
+    if len(models) == 1 or truth.isEmpty():
+        rank, reg, alpha = models[0]
         return train_als(counts, rank=rank, reg=reg, alpha=alpha, iterations=grid.iterations, seed=seed), {}
     tried: list[Factors] = []
-    for size, reg, alpha in product(grid.rank, grid.reg, grid.alpha):
+    for size, reg, alpha in models:
         factors = train_als(counts, rank=size, reg=reg, alpha=alpha, iterations=grid.iterations, seed=seed)
         joined = truth.join(als_lists(factors, asked, eligible, num=num), "user_idx", how="left")
         hits = F.coalesce(F.size(F.array_intersect("items", "truth")), F.lit(0))

@@ -18,7 +18,7 @@ from conf.storage import Store
 from conf.tables import resolve
 from spark_jobs import report
 from spark_jobs.output import inspect_file
-from spark_jobs.schema import row_hash, type_name
+from spark_jobs.schema import hash_sums, row_hash, total_of, type_name
 from spark_jobs.without_users import clean_file, numbers_of
 
 Tables = Mapping[tuple[Run, str], Manifest]
@@ -86,10 +86,9 @@ def _content_hash(spark: SparkSession, settings: Settings, name: str, files: Seq
     declared = resolve(name, settings.registry(), settings.shape())
     nullable = {column.name for column in declared.columns if column.nullable}
     columns = tuple(Column(f.name, type_name(f.dataType), "", f.name in nullable) for f in df.schema.fields)
-    hashes = row_hash(replace(declared, columns=columns)).cast("decimal(38,0)")
-    row = df.agg(F.count("*").alias("rows"), F.sum(hashes).alias("total")).first()
+    row = df.agg(F.count("*").alias("rows"), *hash_sums(row_hash(replace(declared, columns=columns)))).first()
     assert row is not None
-    return f"{row['rows']}:{int(row['total'] or 0) % 2**64:016x}"
+    return f"{row['rows']}:{total_of(row):016x}"
 
 
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     settings, counters = context.settings, context.counters
     at = sorted(set(settings.evaluation.at))
     truth = _truth(context, tables).persist()
-    units = sample_units(truth, max_users=settings.evaluation.max_users, seed=settings.split.seed).persist()
+    units = sample_units(truth, max_users=settings.evaluation.max_users, seed=settings.split.seed)
+    units = units.repartition(context.spark.sparkContext.defaultParallelism, "user_idx").persist()  # a limit leaves one task for all
     counters["users_with_truth"], counters["users_scored"] = truth.count(), units.count()
     counters["users_without_truth"] = context.manifests["user_index"].rows - counters["users_with_truth"]
     if counters["users_scored"] == 0:  # split.kind production without a later day: published empty, and the report says so

@@ -5,13 +5,17 @@ import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import reduce
 from importlib import metadata
+from operator import or_
 
 import pyarrow.parquet as pq
 import pyspark
 from pyarrow import fs as pafs
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
 
 from conf.errors import BadDataError, Fault, GateError, SchemaError
 from conf.files import hash_file, open_root
@@ -19,7 +23,7 @@ from conf.manifest import FileEntry, Manifest
 from conf.schemas.table import Table
 from conf.tables import check_columns, resolve, with_key_types
 from spark_jobs.context import Artefact, Context, Made, Output, Written
-from spark_jobs.schema import row_hash, type_name
+from spark_jobs.schema import hash_sums, row_hash, spark_schema, total_of, type_name
 
 
 def _table(context: Context, name: str) -> Table:
@@ -32,13 +36,20 @@ def _table(context: Context, name: str) -> Table:
 def read(context: Context, name: str, manifest: Manifest | None = None) -> DataFrame:
     """The current version of an input table, or the one given; columns checked (SchemaError) and in the declared order."""
     table = _table(context, name)
-    df = context.spark.read.parquet(*context.store.files_of(manifest or context.manifests[name]))
-    _check(table, df, context, "read")
-    return df.select(*table.names)
+    files = context.store.files_of(manifest or context.manifests[name])
+    _check(table, file_schema(files[0]), context, "read")
+    return context.spark.read.schema(spark_schema(table)).parquet(*files)
 
 
-def _check(table: Table, df: DataFrame, context: Context, doing: str) -> None:
-    faults = check_columns(table, {f.name: type_name(f.dataType) for f in df.schema.fields})
+def file_schema(uri: str) -> StructType:
+    """The columns of a Parquet file, from its footer. Spark would start a job to learn them, of each table it opens."""
+    filesystem, path = open_root(uri)
+    with filesystem.open_input_file(path) as handle:
+        return from_arrow_schema(pq.read_schema(handle))
+
+
+def _check(table: Table, found: StructType, context: Context, doing: str) -> None:
+    faults = check_columns(table, {f.name: type_name(f.dataType) for f in found.fields})
     if faults:
         raise SchemaError(f"table {table.name}, ds={context.ds}, {doing}", faults)
 
@@ -76,7 +87,7 @@ def write_now(context: Context, name: str, output: Output) -> Written:
         SchemaError: other columns than declared. BadDataError: nulls or keys that are not unique.
     """
     table = _table(context, name)
-    _check(table, output.df, context, "written")
+    _check(table, output.df.schema, context, "written")
     folder = context.publication.folder(name)
     df = output.df.select(*table.names)
     if output.num_files is not None and output.cluster_by:
@@ -102,7 +113,7 @@ def write_now(context: Context, name: str, output: Output) -> Written:
 
 def read_back(context: Context, name: str, written: Written) -> DataFrame:
     """The table as it was written by this run, which has not published it yet."""
-    return context.spark.read.parquet(*uris(context, name, written.files))
+    return context.spark.read.schema(spark_schema(_table(context, name))).parquet(*uris(context, name, written.files))
 
 
 def uris(context: Context, name: str, files: Sequence[FileEntry]) -> list[str]:
@@ -167,25 +178,28 @@ def inspect_file(root: str, name: str) -> FileEntry:
 
 def _verify(context: Context, table: Table, files: Sequence[str]) -> int:
     """Read the written files back: no nulls where none may be, keys unique; the sum of the hashes of the rows, modulo 2^64."""
-    df = context.spark.read.parquet(*files)
+    df = context.spark.read.schema(spark_schema(table)).parquet(*files)
     keyed = bool(table.key) and context.settings.gates.unique_keys
     required = [column.name for column in table.columns if not column.nullable]
-    nulls = [F.sum(F.col(name).isNull().cast("long")).alias(f"null_{name}") for name in required]
-    summed = [F.count("*").alias("rows"), F.sum(row_hash(table).cast("decimal(38,0)")).alias("total"), *nulls]
+    incomplete = reduce(or_, [F.col(name).isNull() for name in required], F.lit(False))
+    summed = [F.count("*").alias("rows"), F.sum(incomplete.cast("long")).alias("incomplete"), *hash_sums(row_hash(table))]
     if keyed:  # one pass for all: sums by key, then the sums of sums and the largest count
         by_key = df.groupBy(*[F.col(name).alias(f"key_{name}") for name in table.key]).agg(*summed)
-        totals = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows", "total", *(f"null_{name}" for name in required))]
-        row = by_key.agg(F.max("rows").alias("most"), *totals).first()
+        row = by_key.agg(F.max("rows").alias("most"), *[F.sum(name).alias(name) for name in by_key.columns[len(table.key) :]]).first()
     else:
         row = df.agg(F.lit(1).alias("most"), *summed).first()
     assert row is not None
-    faults = [Fault(f"column {name!r} has {row[f'null_{name}']} nulls") for name in required if row[f"null_{name}"]]
+    faults = []
+    if row["incomplete"]:
+        found = df.agg(*[F.sum(F.col(name).isNull().cast("long")).alias(name) for name in required]).first()
+        assert found is not None
+        faults = [Fault(f"column {name!r} has {found[name]} nulls") for name in required if found[name]]
     if keyed and (row["most"] or 0) > 1:
         twice = df.groupBy(*table.key).count().where("count > 1").limit(3).collect()
         faults += [Fault(f"key {table.key} is not unique", f"found {r['count']} times: {tuple(r[k] for k in table.key)}") for r in twice]
     if faults:
         raise BadDataError(f"table {table.name}, ds={context.ds}", faults)
-    return int(row["total"] or 0) % 2**64
+    return total_of(row)
 
 
 def versions() -> dict[str, str]:

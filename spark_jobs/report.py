@@ -37,7 +37,7 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "popular": ("Popular", "most clicked items: the fallback for users without history"),
     "most_pop": ("MostPop", "baseline: most clicked items"),
     "itemcf_cosine": ("ItemCF, cosine", "baseline: item-item cosine over users' whole histories"),
-    "als": ("ALS", "baseline: Spark MLlib matrix factorisation, tuned on valid"),
+    "als": ("ALS", "baseline: Spark MLlib matrix factorisation"),
     "oracle": ("Oracle", "knows the planted tastes of the generated data: the ceiling"),
 }
 BASELINES: Final = ("most_pop", "itemcf_cosine", "als")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pyspark.sql import Column
+from pyspark.sql import Column, Row
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -17,6 +17,24 @@ def row_hash(table: Table) -> Column:
     # xxhash64 folds arrays into one another: without the lengths, [1], [2] would hash like [1, 2], []
     lengths = [F.size(c.name) for c in table.columns if c.type.startswith("array<")]
     return F.xxhash64(*columns, *nulls, *lengths)
+
+
+HASH_PARTS = ((0, 22), (22, 22), (44, 20))  # first bit and number of bits of each
+
+
+def hash_sums(hashes: Column) -> list[Column]:
+    """Sums hash_0, hash_1, hash_2 of the parts of the hashes: `total_of` puts them together again.
+
+    Whole numbers are added up several times faster than the decimals that a sum of hashes would need, and these parts do not
+    overflow below 2^41 rows.
+    """
+    parts = [F.shiftrightunsigned(hashes, first).bitwiseAND(F.lit((1 << bits) - 1)) for first, bits in HASH_PARTS]
+    return [F.sum(part).alias(f"hash_{number}") for number, part in enumerate(parts)]
+
+
+def total_of(row: Row) -> int:
+    """The sum of all hashes modulo 2^64, of a row with columns `hash_sums` (null: no rows)."""
+    return sum((row[f"hash_{number}"] or 0) << first for number, (first, _) in enumerate(HASH_PARTS)) % 2**64
 
 
 def _rounded(column: Column, kind: str) -> Column:

@@ -166,6 +166,14 @@ def test_the_grid_is_chosen_by_valid_recall(spark: SparkSession, histories: dict
     assert chosen.recall == pytest.approx(want)
 
 
+def test_a_grid_of_one_is_not_tried_on_valid(spark: SparkSession, histories: dict[int, list[int]]) -> None:
+    counts, asked = baselines.train_counts(events(spark, histories)), asked_of(spark, histories)
+    truth = frame(spark, histories).withColumnRenamed("items", "truth")
+    grid = Als(rank=[2], reg=[0.01], alpha=[5.0], iterations=1)
+    chosen, tried = baselines.choose_als(counts, asked, truth, catalogue(spark, range(1, 41)), grid=grid, num=10, seed=1)
+    assert (chosen.name, chosen.recall, tried) == ("als(rank=2,reg=0.01,alpha=5)", 0.0, {})
+
+
 def test_with_refit_valid_clicks_count_but_valid_is_asked_without_them(spark: SparkSession) -> None:
     rows = [(1, 7, 10, 1, 0), (1, 7, 10, 0, 0), (1, 8, 20, 0, 1), (1, 9, 30, 0, 2), (2, 5, 10, 0, 3), (2, 6, 20, 0, 1)]
     log = spark.createDataFrame(rows, "user_idx int, item_idx int, ts long, seq long, split tinyint")

@@ -4,13 +4,14 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, GateError, NotReadyError, SchemaError, UsageError
 from conf.files import hash_file
 from conf.storage import FileEntry, Store
 from conf.tables import TABLES
 from spark_jobs.job import Job, Output, run_job
-from spark_jobs.schema import row_hash, spark_schema, type_name
+from spark_jobs.schema import hash_sums, row_hash, spark_schema, total_of, type_name
 
 SESSIONS = TABLES["sessions"]
 ROWS = [(1, 0, 10, 20, [3, 3, 4], 3), (1, 1, 900, 900, [5], 1), (2, 0, 15, 30, [4, 6], 2)]
@@ -120,6 +121,13 @@ def test_damaged_input_file_is_bad_data(spark, asked, make_request):
 def test_type_names_round_trip():
     for table in TABLES.values():
         assert [type_name(f.dataType) for f in spark_schema(table).fields] == [c.type for c in table.columns]
+
+
+def test_hashes_add_up_modulo_2_to_the_64(spark):
+    hashes = [-1, -1, 2**63 - 1, -(2**63), 5, -(2**44) - 1]
+    df = spark.createDataFrame([(h,) for h in hashes], "h long")
+    assert total_of(df.agg(*hash_sums(F.col("h"))).first()) == sum(hashes) % 2**64
+    assert total_of(df.where("h = 0").agg(*hash_sums(F.col("h"))).first()) == 0
 
 
 def test_derived_tables_hash_floats_to_1e_5(spark):
