@@ -87,7 +87,7 @@ def test_objective():
     batch = tiny.batch()
     (value,) = norms(tiny.step(given, encoder, batch)).values()
     expected = [max(0.0, float(vector.pow(2).sum()) - 1) for vector in encoder.user(batch)[:, 0].detach()]
-    assert float(value) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert value.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
     assert norms.weights == {"user": 0.5}
 
 
