@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from pyspark.sql import functions as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from conf.fields import Registry
 from conf.sections.retrieval import Channels
 from conf.settings import Settings
 from retrieval.ragged import Ragged, best_first, last_distinct
@@ -24,17 +23,16 @@ from spark_jobs.sources.raw import BAD_TIME, CLICKS, Raw, click_columns
 from tests.contracts import test_encoders
 from tests.retrieval.small_world import lists_of, make_case
 from tests.trainer import tiny
-from trainer.catalogue import Catalogue
 from trainer.encoders import ENCODERS, Batch, Encoder
-from trainer.encoders.layers import Table, history_ids, masked_ids
+from trainer.encoders.fields import FieldEncoder
 from trainer.objectives import Objective, Step
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 NAMES: dict[str, Any] = {
     **{"F": F, "Raw": Raw, "BAD_TIME": BAD_TIME, "click_columns": click_columns, "Settings": Settings, "SparkSession": Any},
     **{"Context": Context, "DataFrame": Any, "Job": Job, "Output": Output, "Artefact": Artefact, "main": main, "sys": sys},
-    **{"Encoder": Encoder, "Batch": Batch, "Table": Table, "history_ids": history_ids, "masked_ids": masked_ids, "nn": nn, "torch": torch},
-    **{"Tensor": Tensor, "Mapping": Mapping, "Registry": Registry, "Catalogue": Catalogue, "Objective": Objective, "Step": Step},
+    **{"Encoder": Encoder, "FieldEncoder": FieldEncoder, "Batch": Batch, "torch": torch, "Tensor": Tensor, "Mapping": Mapping},
+    **{"Objective": Objective, "Step": Step},
     **{"Users": Users, "World": World, "Channels": Channels, "Ragged": Ragged, "best_first": best_first, "last_distinct": last_distinct},
     "two_steps": two_steps,
 }

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from conf.sections.encoders import AutoInt, Comirec, Fm, Ican
 from conf.sections.section import Positive, Section, Share, Weight
 
 
@@ -24,13 +25,34 @@ class ModelFields(Section):
 class Model(Section):
     """The two towers."""
 
-    encoder: Literal["dssm"] = Field("dssm", description="the two towers")
+    encoder: Literal["dssm", "youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm"] = Field(
+        "dssm", description="dssm | youtube_dnn | comirec_sa | comirec_dr | ican | autoint | deepfm | fm"
+    )
     dim: Positive = Field(64, description="width of the output vectors; MicRec 5.3")
-    hidden: list[Positive] = Field([256, 128], description="widths of the hidden layers, tanh; decision, DSSM has 300-300")
+    hidden: list[Positive] = Field([256, 128], description="widths of the hidden layers; decision, DSSM has 300-300, MicRec 128-64")
+    item_tower: Literal["mlp", "id"] = Field(
+        "mlp", description="items: dense layers over all fields | the id's embedding, as in ComiRec (youtube_dnn, comirec_sa, comirec_dr)"
+    )
     dropout: Share = Field(0.2, description="dropout on the concatenated embeddings; MIC 4.3")
     history: int = Field(20, ge=1, le=63, description="clicks of history, L; MicRec 5.3")
     embedding: Embedding = Embedding()
     fields: ModelFields = ModelFields()
+    comirec: Comirec = Comirec()
+    ican: Ican = Ican()
+    autoint: AutoInt = AutoInt()
+    fm: Fm = Fm()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.item_tower == "id":
+            if self.encoder not in ("youtube_dnn", "comirec_sa", "comirec_dr"):
+                raise ValueError(f"model.item_tower: id is of youtube_dnn, comirec_sa and comirec_dr; {self.encoder} has a tower for items")
+            if self.embedding.dim not in (None, self.dim):
+                raise ValueError(f"model.item_tower: id needs embeddings as wide as vectors: model.embedding.dim null or {self.dim}")
+        width = self.embedding.dim or self.dim
+        if self.encoder == "ican" and width % self.ican.heads:
+            raise ValueError(f"model.ican.heads ({self.ican.heads}) must divide the width of an embedding ({width})")
+        return self
 
 
 class Base(Section):

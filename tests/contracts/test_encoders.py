@@ -2,6 +2,7 @@
 
 import copy
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from conf.settings import Settings
 from tests.trainer import tiny
 from trainer.backends import is_sparse_table
-from trainer.encoders import ENCODERS, Batch, Encoder
+from trainer.catalogue import Catalogue
+from trainer.encoders import ENCODERS, Batch, Encoder, build_encoder
 from trainer.randomness import words64
 
 TABLES = ({"tables": "adam"}, {"tables": "rowwise_adagrad"})
@@ -44,6 +46,23 @@ def test_shapes(encoder: Encoder) -> None:
     assert got["user"].shape == got["user_b"].shape == (13, encoder.interests, encoder.dim)
     assert got["item"].shape == got["item_b"].shape == (13, encoder.dim)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in got.values())
+
+
+def test_seventeen_item_fields(name: str) -> None:
+    # as many as in MicRec's news set: the id, eight of one value, eight lists
+    roles = {f"{role}_{n}": role for role in ("single", "multi") for n in range(8)}
+    base = given(name)
+    source = {"kind": "generic", "path": "clicks.csv", "fields": {"user": {"gender": "single", "hobbies": "multi"}, "item": roles}}
+    wide = Settings.model_validate({**base.model_dump(), "source": source})
+    columns = {f: [4, 5, 2, 6] if role == "single" else [[4], [], [5, 6], [7, 4, 5]] for f, role in roles.items()}
+    table = pa.table({"idx": [1, 2, 3, 4], "eligible": [True] * 4, "item_id": [4, 5, 6, 2], **columns})
+    catalogue = Catalogue.from_arrow(table, wide.registry())
+    encoder = build_encoder(wide, wide.registry(), catalogue, {**tiny.VOCAB, **dict.fromkeys(roles, 8)})
+    ids = torch.arange(1, 5)
+    clean = encoder.item(ids)
+    assert clean.shape == (4, encoder.dim)
+    for bit in range(17):
+        assert not torch.isclose(encoder.item(ids, vm=torch.full((4,), 1 << bit)), clean).all(dim=1).any(), wide.registry().item[bit].name
 
 
 def test_no_rows(encoder: Encoder) -> None:

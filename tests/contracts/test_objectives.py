@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer import tiny
+from trainer.encoders import ENCODERS
 from trainer.objectives import BASE_LOSSES, OBJECTIVES, build_objectives
 
 OFF: dict[str, Any] = {f"objectives.{name}": None for name in OBJECTIVES}
@@ -46,8 +47,9 @@ def test_scalars_not_negative(overrides: dict[str, Any]) -> None:
             assert not value.requires_grad
 
 
-def test_a_gradient_reaches_every_parameter(overrides: dict[str, Any]) -> None:
-    total, (encoder, criterion) = losses(overrides, tiny.batch())
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_a_gradient_reaches_every_parameter(name: str, overrides: dict[str, Any]) -> None:
+    total, (encoder, criterion) = losses({**overrides, "model.encoder": name}, tiny.batch())
     total.backward()
     for key, parameter in [*encoder.named_parameters(), *criterion.named_parameters()]:
         assert parameter.grad is not None, key

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
             "item": {"category": "single", "tags": "multi", "title": "text"},
         },
     },
-    "model": {"dim": 6, "hidden": [8], "dropout": 0.0, "history": LENGTH, "embedding": {"init": 0.5}},
+    "model": {"dim": 6, "hidden": [8], "dropout": 0.0, "history": LENGTH, "embedding": {"init": 0.5}, "ican": {"heads": 2}},
     "base": {"loss": "logistic", "num_negatives": 3},
     "objectives": {"mic": {}},
     "trainer": {"seed": 5},

@@ -6,10 +6,25 @@ from conf.fields import Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
 from trainer.deferred import deferred_init, materialize_module
+from trainer.encoders.autoint import AutoInt
+from trainer.encoders.comirec import ComiRecDR, ComiRecSA
+from trainer.encoders.deepfm import DeepFM
 from trainer.encoders.dssm import DSSM
 from trainer.encoders.encoder import Batch, Encoder
+from trainer.encoders.fm import FM
+from trainer.encoders.ican import ICAN
+from trainer.encoders.youtube_dnn import YoutubeDNN
 
-ENCODERS: dict[str, Callable[[Settings, Registry, Catalogue, Mapping[str, int]], Encoder]] = {"dssm": DSSM}
+ENCODERS: dict[str, Callable[[Settings, Registry, Catalogue, Mapping[str, int]], Encoder]] = {
+    "dssm": DSSM,
+    "youtube_dnn": YoutubeDNN,
+    "comirec_sa": ComiRecSA,
+    "comirec_dr": ComiRecDR,
+    "ican": ICAN,
+    "autoint": AutoInt,
+    "deepfm": DeepFM,
+    "fm": FM,
+}
 
 
 def build_encoder(settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> Encoder:

@@ -59,11 +59,44 @@ class Dense(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-def tower(num_in: int, hidden: Sequence[int], num_out: int) -> nn.Sequential:
-    """Hidden layers with tanh, then a linear one; DSSM (Huang et al. 2013) eq. 3, with a linear output."""
+class Linear(nn.Module):
+    """Linear layer without bias: Xavier uniform weights."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+
+    def reset(self, seed: int, name: str) -> None:
+        """Fill the weight."""
+        fill_uniform_(self.weight, (6 / sum(self.weight.shape)) ** 0.5, seed, f"{name}.weight")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[..., num_in] -> float[..., num_out]."""
+        return F.linear(x, self.weight)
+
+
+class Norm(nn.Module):
+    """Layer norm over the last dimension (Ba et al. 2016): gain starts at 1, bias at 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
+
+    def reset(self, seed: int, name: str) -> None:
+        """Gain 1, bias 0."""
+        self.weight.fill_(1)
+        self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[..., width]."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
+
+
+def tower(num_in: int, hidden: Sequence[int], num_out: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Hidden layers with their activation, then a linear one; DSSM (Huang et al. 2013) eq. 3, with a linear output."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [Dense(num_in, width), nn.Tanh()]
+        layers += [Dense(num_in, width), activation()]
         num_in = width
     return nn.Sequential(*layers, Dense(num_in, num_out))
 
@@ -106,9 +139,14 @@ def history_ids(item_ids_BL: Tensor, hist_len_B: Tensor, dropped_B: Tensor | Non
 
     item_ids_BL: oldest first, PAD at the end. dropped_B: bit p = drop position p; the most recent click stays whatever its bit says.
     """
-    position_L = torch.arange(item_ids_BL.shape[1], device=item_ids_BL.device)
+    ids_BL = item_ids_BL.masked_fill(~kept_clicks(hist_len_B, item_ids_BL.shape[1], dropped_B), PAD)
+    return _lone(ids_BL, hist_len_B == 0, EMPTY)
+
+
+def kept_clicks(hist_len_B: Tensor, length: int, dropped_B: Tensor | None) -> Tensor:
+    """bool[B, L]: which of L positions hold a click that is not dropped; as in `history_ids`."""
+    position_L = torch.arange(length, device=hist_len_B.device)
     keep_BL = position_L < hist_len_B[:, None]
     if dropped_B is not None:
         keep_BL &= ((dropped_B[:, None] >> position_L) & 1 == 0) | (position_L == hist_len_B[:, None] - 1)
-    ids_BL = item_ids_BL.masked_fill(~keep_BL, PAD)
-    return _lone(ids_BL, hist_len_B == 0, EMPTY)
+    return keep_BL
