@@ -1,8 +1,7 @@
 """Global batches: the same from both sources and for any number of workers, every train row once, faults named."""
 
 import pickle
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from conf.settings import Settings
 from conf.storage import Store
 from tests.trainer.planted import DS, World, planted_settings, publish, world
 from trainer.backends import build_backend
-from trainer.batches import Batches, Prefetched, Samples, survey
+from trainer.batches import Batches, Samples, survey
 from trainer.batches.order import Piece, RowGroup, plan_epoch, rows_of, skip_rows
 from trainer.batches.petastorm import read_petastorm, refuse_pickled_schema
 from trainer.catalogue import UserTable
@@ -322,33 +321,3 @@ def test_folder_names_that_would_break_a_url(tmp_path: Path) -> None:
     settings = planted_settings(tmp_path / "a#b %20 c", trainer={"batches": "petastorm"})
     publish(settings, world(users=12))
     assert len(batches_of(settings)) == opened(settings).train_rows // 6 // 8
-
-
-# ---- prefetching -----------------------------------------------------------------------------------------------------
-
-
-def test_an_error_of_the_thread_comes_after_the_items_before_it() -> None:
-    def make() -> Iterator[int]:
-        yield from range(3)
-        raise ValueError("broken")
-
-    with Prefetched(make, depth=2) as items:
-        assert [next(items), next(items), next(items)] == [0, 1, 2]
-        for _ in range(2):
-            with pytest.raises(ValueError, match="broken"):
-                next(items)
-
-
-def test_the_queue_is_bounded_and_close_ends_the_thread() -> None:
-    made: list[int] = []
-
-    def make() -> Iterator[int]:
-        for i in range(1000):
-            made.append(i)
-            yield i
-
-    items = Prefetched(make, depth=3)
-    assert next(items) == 0
-    items.close()
-    assert len(made) <= 6
-    assert not any(thread.name == "prefetch" for thread in threading.enumerate())

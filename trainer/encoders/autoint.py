@@ -9,7 +9,6 @@ from conf.fields import Registry
 from conf.sections.encoders import AutoInt as Given
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
-from trainer.encoders.encoder import Batch
 from trainer.encoders.fields import FieldEncoder
 from trainer.encoders.layers import Dense, Linear
 
@@ -61,11 +60,5 @@ class AutoInt(FieldEncoder):
     def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
         super().__init__(settings, registry, catalogue, vocab_sizes)
         given = settings.model.autoint
-        self.user_tower = Side(1 + len(registry.user), self.width, given, self.dim)
+        self.user_tower = Side(len(registry.user) + 1, self.width, given, self.dim)
         self.item_tower = Side(len(registry.item), self.width, given, self.dim)
-
-    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """float[B, 1, D]."""
-        fields = [self.table("item_id").mean(self.clicked_ids(batch, uh)), *self.embedded(self.user_ids(batch, um))]
-        vectors_BD: Tensor = self.user_tower(self.dropped(torch.cat(fields, dim=1), noise))
-        return vectors_BD[:, None, :]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from conf.fields import Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
-from trainer.encoders.encoder import Batch
 from trainer.encoders.fields import FieldEncoder
 from trainer.encoders.layers import Dense
 
@@ -43,14 +42,8 @@ class DeepFM(FieldEncoder):
 
     def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
         super().__init__(settings, registry, catalogue, vocab_sizes)
-        self.user_tower = self._side(1 + len(registry.user), settings.model.hidden)
+        self.user_tower = self._side(len(registry.user) + 1, settings.model.hidden)
         self.item_tower = self._side(len(registry.item), settings.model.hidden)
 
     def _side(self, num_fields: int, hidden: Sequence[int]) -> Side:
         return Side(num_fields, self.width, self.dense(num_fields * self.width, hidden, self.dim), self.dim)
-
-    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """float[B, 1, D]."""
-        fields = [self.table("item_id").mean(self.clicked_ids(batch, uh)), *self.embedded(self.user_ids(batch, um))]
-        vectors_BD: Tensor = self.user_tower(self.dropped(torch.cat(fields, dim=1), noise))
-        return vectors_BD[:, None, :]

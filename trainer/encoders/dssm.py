@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from conf.fields import Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
-from trainer.encoders.encoder import Batch
 from trainer.encoders.fields import FieldEncoder
 
 
@@ -26,10 +24,3 @@ class DSSM(FieldEncoder):
         super().__init__(settings, registry, catalogue, vocab_sizes)
         self.user_tower = self.dense(self.width * (len(registry.user) + 1), settings.model.hidden, self.dim)
         self.item_tower = self.dense_items(settings)
-
-    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """float[B, 1, D]."""
-        history_BW = self.table("item_id").mean(self.clicked_ids(batch, uh))
-        input_BE = torch.cat([*self.embedded(self.user_ids(batch, um)), history_BW], dim=1)
-        vectors_BD: Tensor = self.user_tower(self.dropped(input_BE, noise))
-        return vectors_BD[:, None, :]

@@ -16,10 +16,12 @@ class FieldEncoder(Encoder):
     """An encoder with one embedding table a field; history and items share that of item_id.
 
     width: W, of an embedding. item_fields: those of the registry that the item side uses: the id alone where model.item_tower is id.
-    activation: of the hidden layers. Dropout falls on concatenated embeddings.
+    activation: of the hidden layers. Unless an encoder has a way of its own, a tower is one module over the concatenated embeddings of
+    its fields, on which dropout falls; the user's end with the mean of the history's item_id embeddings.
     """
 
     activation: type[nn.Module] = nn.ReLU
+    user_tower: nn.Module
     item_tower: nn.Module
 
     def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
@@ -43,10 +45,17 @@ class FieldEncoder(Encoder):
             return nn.Identity()
         return self.dense(self.width * len(self.item_fields), settings.model.hidden, self.dim)
 
+    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """float[B, K, D]; here K = 1."""
+        history_BW = self.table("item_id").mean(self.clicked_ids(batch, uh))
+        input_BE = torch.cat([*self.embedded(self.user_ids(batch, um)), history_BW], dim=1)
+        vectors_BD: Tensor = self.user_tower(self.dropped(input_BE, noise))
+        return vectors_BD[:, None, :]
+
     def item(
         self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """float[n, D]: the item tower over the concatenated fields."""
+        """float[n, D]."""
         input_nE = torch.cat(self.embedded(self.item_ids(idx, vm, multi)), dim=1)
         vectors_nD: Tensor = self.item_tower(input_nE if isinstance(self.item_tower, nn.Identity) else self.dropped(input_nE, noise))
         return vectors_nD

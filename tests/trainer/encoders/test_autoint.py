@@ -29,7 +29,7 @@ def side(w: slow.Weights, name: str, fields: list[slow.Vector]) -> slow.Vector:
 
 
 def slow_user(w: slow.Weights, batch: Batch, row: int, um: int, uh: int) -> slow.Vector:
-    return side(w, "user_tower", [slow.history(w, batch, row, uh), *slow.parts(w, slow.user_ids(batch, row, um))])
+    return side(w, "user_tower", [*slow.parts(w, slow.user_ids(batch, row, um)), slow.history(w, batch, row, uh)])
 
 
 def slow_item(w: slow.Weights, idx: int, vm: int) -> slow.Vector:

@@ -15,7 +15,7 @@ ID_ALONE = {**GIVEN, "model.item_tower": "id", "model.hidden": [], "model.fields
 
 def slow_user(w: slow.Weights, batch: Batch, row: int, um: int, uh: int) -> slow.Vector:
     fields = slow.parts(w, slow.user_ids(batch, row, um))
-    return slow.mlp(w, "user_tower", np.concatenate([slow.history(w, batch, row, uh), *fields]), slow.relu)
+    return slow.mlp(w, "user_tower", np.concatenate([*fields, slow.history(w, batch, row, uh)]), slow.relu)
 
 
 def slow_item(w: slow.Weights, idx: int, vm: int) -> slow.Vector:
