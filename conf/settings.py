@@ -96,8 +96,8 @@ class Settings(Section):
             yield "session.kind: gap needs clock times, but source.ts_format is order; set session.kind: user"
         if self.source.ts_format == "order" and self.split.kind == "temporal":
             yield "split.kind: temporal needs clock times, but source.ts_format is order; set split.kind: last_k"
-        if self.base.loss == "logistic" and self.base.negatives != "uniform":
-            yield "base.negatives: the logistic loss takes uniform negatives only"
+        if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
+            yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
         if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):

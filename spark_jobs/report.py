@@ -152,7 +152,9 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
     losses = [f"{s.base.weight:g} × {s.base.loss}"]
     if s.objectives.mic:
         mic = s.objectives.mic
-        losses.append(f"{mic.weight:g} × MIC (user-item {mic.uv:g}, user-user {mic.uu:g}, item-item {mic.vv:g})")
+        channels = {"user-item": mic.uv, "user-user": mic.uu, "item-item": mic.vv}
+        weights = [f"{name} {weight if weight == 'learned' else f'{weight:g}'}" for name, weight in channels.items()]
+        losses.append(f"{mic.weight:g} × MIC ({', '.join(weights)})")
     yield "Loss", " + ".join(losses)
     workers = f"{s.trainer.workers} Horovod workers" if s.trainer.launcher == "horovod" else "one process"
     yield "Trained by", f"{workers}, batches of {count(s.trainer.batch)} from {s.trainer.batches}"

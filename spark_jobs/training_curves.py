@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 MAX_POINTS: Final = 300  # of a curve; longer ones are thinned
-NOT_LOSSES: Final = ("kind", "epoch", "step", "steps", "grad_norm", "samples_per_s")
+NOT_LOSSES: Final = ("kind", "epoch", "step", "steps", "samples_per_s")
+OTHERS: Final = ("grad_norm", "recall@", "watch.")  # how the names of what is no loss either begin
 
 Curve = dict[str, Any]
 
@@ -34,7 +35,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(name for line in steps for name in line if name not in NOT_LOSSES and not name.startswith("recall@"))
+    names = dict.fromkeys(name for line in steps for name in line if name not in NOT_LOSSES and not name.startswith(OTHERS))
     return sorted(names, key=lambda name: name != "loss")
 
 

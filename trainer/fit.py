@@ -9,6 +9,7 @@ from torch import Tensor
 
 from conf.errors import Fault, TrainingError, UsageError
 from trainer.checkpoints import Checkpoints
+from trainer.diagnostics import PREFIX, collapsed
 from trainer.loop import Loop
 from trainer.meter import Meter, line, rounded
 from trainer.validation import Queries, recall
@@ -95,7 +96,7 @@ class Fit:
     def _run_epoch(self, steps: int) -> None:
         progress = self._progress
         first = progress.step
-        with closing(self._loop.epoch(progress.epoch, start=first, steps=steps)) as taken:
+        with closing(self._loop.epoch(progress.epoch, start=first, steps=steps, watch=LOG_STEPS)) as taken:
             for values in taken:
                 progress.step += 1
                 self._window.add(values)
@@ -136,7 +137,10 @@ class Fit:
         values |= extra if extra is not None else {"samples_per_s": self._rate(meter.steps, meter.seconds)}
         self._progress.lines.append(line(self._phase + kind, self._progress.epoch, step, values))
         if kind == "epoch":
-            self._log(f"{self._phase}epoch", stage="train", epoch=self._progress.epoch, step=step, **rounded(values))
+            told = {name: value for name, value in rounded(values).items() if not name.startswith(PREFIX)}
+            self._log(f"{self._phase}epoch", stage="train", epoch=self._progress.epoch, step=step, **told)
+            for side in collapsed(values):
+                self._log("collapse", stage="train", epoch=self._progress.epoch, side=side, hint=f"all {side} have nearly the same vector")
         return Meter()
 
     def _rate(self, steps: int, seconds: float) -> float:
@@ -161,7 +165,7 @@ class Fit:
             return
         self._loop.model.load_state_dict(state["model"])
         self._progress = Progress(**state["progress"])
-        self._window, self._epoch = Meter.restore(state["window"], self._backend), Meter.restore(state["epoch"], self._backend)
+        self._window, self._epoch = Meter.restore(state["window"]), Meter.restore(state["epoch"])
         self._log("resume", stage="train", epoch=self._progress.epoch, step=self._progress.step)
 
     def _weights(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from conf.settings import Settings
 from trainer.backends import Backend, is_sparse_table
 from trainer.batches import Batches
 from trainer.catalogue import Catalogue
+from trainer.diagnostics import gradient_norms, watched
 from trainer.encoders import Batch, Encoder
 from trainer.objectives import Criterion, Step
 from trainer.optimizers import Optimizers
@@ -60,10 +61,11 @@ class Loop:
     beat: Callable[[], None]
     dump: Callable[[str, dict[str, Any]], str]
 
-    def epoch(self, epoch: int, *, start: int, steps: int) -> Generator[dict[str, float], None, None]:
-        """Take steps start..steps of the epoch; after each, its loss, parts and gradient norm. Close it when leaving early.
+    def epoch(self, epoch: int, *, start: int, steps: int, watch: int) -> Generator[dict[str, float], None, None]:
+        """Take steps start..steps of the epoch; after each, its loss, parts and gradient norms. Close it when leaving early.
 
-        Loss and parts are this rank's: their mean over ranks is the global value.
+        The mean over ranks of each is the global value. Every `watch` steps of the epoch, and at its last one, what `watched` tells is
+        there, too.
         """
         self.model.encoder.train()
         show = self.backend.rank == 0 and sys.stderr.isatty()
@@ -72,12 +74,12 @@ class Loop:
             tqdm(total=steps, initial=start, desc=f"epoch {epoch}", unit="step", disable=not show, leave=False) as bar,
         ):
             for number, batch in zip(range(start, steps), batches, strict=True):
-                values = self.step(batch, epoch * steps + number)
+                values = self.step(batch, epoch * steps + number, watch=(number + 1) % watch == 0 or number + 1 == steps)
                 self.beat()
                 bar.update()
                 yield values
 
-    def step(self, batch: Batch, number: int) -> dict[str, float]:
+    def step(self, batch: Batch, number: int, *, watch: bool = False) -> dict[str, float]:
         """One step on one batch; number: steps before it, over all epochs. All ranks stop together where a loss or gradient is not finite.
 
         Raises:
@@ -99,13 +101,14 @@ class Loop:
         )
         total, parts = model.criterion(step)
         total.backward()
+        seen = watched(step) if watch else {}
         loss = float(total.detach())
         if not math.isfinite(loss):
             poison(model.optimizers.parameters)
         self.backend.sync_gradients(model.optimizers.parameters)
-        norm = gradient_norm(model.optimizers.parameters)
-        values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, "grad_norm": norm}
-        if not math.isfinite(norm):
+        norms = gradient_norms(model.optimizers.parameters, model.encoder.tables())
+        values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, **norms, **seen}
+        if not math.isfinite(norms["grad_norm"]):
             raise self._not_finite(batch, number, values)
         model.optimizers.step()
         return values
@@ -122,11 +125,3 @@ def poison(parameters: Sequence[nn.Parameter]) -> None:
     """Make a dense gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
     dense = next(parameter for parameter in parameters if not is_sparse_table(parameter))
     dense.grad = torch.full_like(dense, math.nan)
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
-    """The Euclidean norm of all gradients together; nan or inf if one of their elements is."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    # a coalesced sparse gradient holds each row once, so the norm of its values is its norm
-    norms = [torch.linalg.vector_norm(grad._values() if grad.is_sparse else grad) for grad in grads]
-    return float(torch.linalg.vector_norm(torch.stack(norms).double())) if norms else 0.0

@@ -15,32 +15,33 @@ class Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # steps that told each of them
         self._steps = 0
         self._since = time.monotonic()
 
     def add(self, values: Mapping[str, float]) -> None:
-        """One step; the same names in the same order at every step and rank."""
+        """One step. Not every step need tell every number; all ranks tell the same ones in the same order."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
 
     def state(self, backend: Backend) -> dict[str, Any]:
-        """What a checkpoint keeps: sums over all ranks; collective."""
+        """What a checkpoint keeps: sums of the global values, which do not depend on how many ranks there were; collective."""
         totals = backend.sum(torch.tensor(list(self._sums.values()), dtype=torch.float64)).tolist() if self._sums else []
-        return {"sums": dict(zip(self._sums, totals, strict=True)), "steps": self._steps}
+        sums = {name: total / backend.size for name, total in zip(self._sums, totals, strict=True)}
+        return {"sums": sums, "counts": dict(self._counts), "steps": self._steps}
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any], backend: Backend) -> Self:
-        """The meter of a checkpoint: rank 0 holds what all ranks held."""
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """The meter of a checkpoint: every rank holds the global values."""
         meter = cls()
-        meter._sums = {name: value if backend.rank == 0 else 0.0 for name, value in state["sums"].items()}
-        meter._steps = int(state["steps"])
+        meter._sums, meter._counts, meter._steps = dict(state["sums"]), dict(state["counts"]), int(state["steps"])
         return meter
 
     def averages(self, backend: Backend) -> dict[str, float]:
-        """Mean over steps of the global values; collective."""
-        sums = self.state(backend)["sums"]
-        return {name: total / (self._steps * backend.size) for name, total in sums.items()}
+        """Mean of each global value over the steps that told it; collective."""
+        return {name: total / self._counts[name] for name, total in self.state(backend)["sums"].items()}
 
     @property
     def steps(self) -> int:
@@ -58,7 +59,8 @@ def line(kind: str, epoch: int, step: int, values: Mapping[str, float | int | No
 
     kind: "step" (averages over the last steps) or "epoch" (over the epoch; with validation recall where there is any). epoch: from 0.
     step: global steps done. loss and its parts "<loss>.<part>" are unweighted means over rows of the global batch, loss is their
-    weighted total.
+    weighted total. grad_norm: of all gradients, of the dense ones and of the tables. "watch.<name>": see trainer.diagnostics; of the
+    last step of a "step" line, and the mean of these in an "epoch" line.
     """
     return json.dumps({"kind": kind, "epoch": epoch, "step": step, **rounded(values)})
 

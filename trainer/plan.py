@@ -53,7 +53,8 @@ def losses(settings: Settings) -> str:
     for name in type(settings.objectives).model_fields:
         section = getattr(settings.objectives, name)
         if section is not None and section.weight > 0:
-            parts = [f"{key} {value:g}" for key in ("uv", "uu", "vv") if isinstance(value := getattr(section, key, None), int | float)]
+            weights = {key: getattr(section, key) for key in ("uv", "uu", "vv", "fea", "sem", "sess") if hasattr(section, key)}
+            parts = [f"{key} {weight if weight == 'learned' else f'{weight:g}'}" for key, weight in weights.items()]
             words.append(f"{section.weight:g} {name}" + (f" ({', '.join(parts)})" if parts else ""))
     return " + ".join(words)
 

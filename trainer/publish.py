@@ -1,5 +1,6 @@
 """The artefact `model`: model.pt and metrics.jsonl, written and committed under the publish protocol."""
 
+import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -9,6 +10,7 @@ from conf.files import hash_file, storage_faults, write_atomic
 from conf.settings import Settings
 from conf.storage import FileEntry, Manifest, Publication, Record
 from trainer.batches import Samples
+from trainer.diagnostics import collapsed
 from trainer.encoders import Encoder
 from trainer.export import model_content
 from trainer.fit import Fitted
@@ -66,6 +68,7 @@ def counters_of(samples: Samples, fitted: Fitted, settings: Settings, *, workers
         f"recall@{settings.trainer.valid_at}": progress.best_recall,
         "workers": workers,
         "refit_rows": fitted.refit_rows,
+        "collapsed_epochs": sum(bool(line["kind"].endswith("epoch") and collapsed(line)) for line in map(json.loads, progress.lines)),
     }
 
 

@@ -55,6 +55,10 @@ class Model(Section):
         return self
 
 
+ChannelWeight = Weight | Literal["learned"]
+Projection = Literal["mlp", "linear", "identity"]
+
+
 class Base(Section):
     """The main loss of the towers."""
 
@@ -62,7 +66,7 @@ class Base(Section):
     weight: Weight = Field(0.7, description="its weight, lambda of MIC eq. 8")
     negatives: Literal["uniform", "shared", "in_batch", "mixed"] = Field(
         "uniform",
-        description="sampled_softmax: uniform per row | one shared uniform set | the batch | batch and shared set; logistic: uniform",
+        description="uniform per row | one shared uniform set | the batch | batch and shared set (logistic: uniform | in_batch)",
     )
     num_negatives: Positive = Field(4, description="uniform negatives per positive, or the size of the shared set; 4 logistic, decision")
     scale: Literal["fixed", "learned"] = Field("learned", description="logistic: z = a*cos + b with a, b learned from 10, 0; decision")
@@ -76,11 +80,40 @@ class Mic(Section):
     """MIC's three contrastive losses."""
 
     weight: Weight = Field(0.3, description="weight of the whole objective, 1 - lambda of MIC eq. 8")
-    uv: Weight = Field(1, description="weight of user-item contrast; MIC eq. 4")
-    uu: Weight = Field(1, description="weight of user-user contrast; MIC eq. 5")
-    vv: Weight = Field(1, description="weight of item-item contrast; MIC eq. 6")
+    uv: ChannelWeight = Field(1, description="weight of user-item contrast, or learned (Kendall et al. 2018); MIC eq. 4")
+    uu: ChannelWeight = Field(1, description="weight of user-user contrast, or learned; MIC eq. 5")
+    vv: ChannelWeight = Field(1, description="weight of item-item contrast, or learned; MIC eq. 6")
     temperature: float = Field(0.1, ge=0.02, description="of all three; MIC 4.3")
-    projection: Literal["mlp", "linear", "identity"] = Field("mlp", description="into the joint space of uv; MIC 3.4 non-linear")
+    include_pos: bool = Field(
+        True, description="the right partner stands in the sum, too; false: it does not (DCL, Yeh et al. 2022), as MIC eq. 4-6 are printed"
+    )
+    projection: Projection = Field("mlp", description="into the joint space of uv; MIC 3.4 non-linear")
+    views: Literal["clean", "augmented", "both", "literal"] = Field(
+        "clean",
+        description="uv compares all as they are | all perturbed | as they are with both kinds | as MIC eq. 4 is printed; decision",
+    )
+    logq: bool = Field(False, description="uv: subtract ln of an item's share of the clicks from its column; Yi et al. 2019, MIC is silent")
+    same_side: Literal["nt_xent", "literal"] = Field(
+        "nt_xent", description="uu and vv compare both views of all, Chen et al. 2020 | as MIC eq. 5 and 6 are printed; decision"
+    )
+    same_side_projection: Projection = Field("identity", description="of users for uu and of items for vv; MIC 3.4: in their own space")
+    perturb_sides: Literal["both", "item"] = Field(
+        "both", description="both: users and items | item: only items, a user's views differ by dropout alone; MIC 3.6"
+    )
+    set_similarity: Literal["best_match", "slots"] = Field(
+        "best_match", description="uu, several interests: each with the closest of the other's | k-th with k-th; decision"
+    )
+    gather: Literal["exact", "detached"] = Field(
+        "exact", description="detached: no gradient through other workers' rows; saves talk, but is biased, more so with more workers"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        literal = [name for name, choice in (("views", self.views), ("same_side", self.same_side)) if choice == "literal"]
+        signed = [*(["include_pos: false"] if not self.include_pos else []), *(f"{name}: literal" for name in literal)]
+        if "learned" in (self.uv, self.uu, self.vv) and signed:
+            raise ValueError(f"objectives.mic: learned weights need losses that cannot be negative; not with {', '.join(signed)}")
+        return self
 
 
 class Objectives(Section):

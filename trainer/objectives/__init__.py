@@ -39,7 +39,7 @@ class Criterion(nn.Module):
         for name, loss in self.losses.items():
             assert isinstance(loss, Objective)
             for part, value in loss(step).items():
-                weighted = value * loss.weights[part]
+                weighted = value * loss.weight_of(part)
                 total = weighted if total is None else total + weighted
                 parts[f"{name}.{part}"] = value.detach()
         assert total is not None

@@ -13,6 +13,10 @@ class Objective(nn.Module, ABC):
 
     weights: Mapping[str, float]
 
+    def weight_of(self, part: str) -> float | Tensor:
+        """Of a part, in the total; a tensor where it is learned."""
+        return self.weights[part]
+
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Scalars by part, unweighted, each scaled so that its *mean over ranks* is the global loss (see Step.share_of_mean).

@@ -3,6 +3,8 @@
 Source of the rules for several: Cen et al. 2020 (ComiRec) for reading out by the target; the rest is decided here.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,8 @@ def paired_set_similarity(a_BKD: Tensor, b_BKD: Tensor) -> Tensor:
     """float[B]: set_similarity of row i of a with row i of b."""
     scores_BKK = torch.einsum("bkd,bld->bkl", a_BKD, b_BKD)
     return (scores_BKK.amax(dim=2).mean(dim=1) + scores_BKK.amax(dim=1).mean(dim=1)) / 2
+
+
+def in_slots(x_BKD: Tensor) -> Tensor:
+    """float[B, 1, K D] of unit interests: of two such, the cosine is the mean over k of <a_k, b_k>, interests compared slot by slot."""
+    return x_BKD.flatten(1)[:, None] / math.sqrt(x_BKD.shape[1])

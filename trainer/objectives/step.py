@@ -3,7 +3,7 @@
 # ruff: noqa: N802  (names of properties carry shapes, too)
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -26,6 +26,7 @@ IDS = ("row", "user_idx", "item_idx")
 class Step:
     """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
     like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
+    notes: what a loss tells of its step, see `note`.
 
     Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The views a and b, and all
     that knows of the N rows, talk to the other ranks: read on every rank or on none, in the same order.
@@ -40,6 +41,7 @@ class Step:
     step: int
     known_positives: Tensor
     item_counts: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     # ---- this rank's rows ------------------------------------------------------------------------------------------
 
@@ -56,39 +58,45 @@ class Step:
     @cached_property
     def user_a_BKD(self) -> Tensor:
         """Users of view a: as they are; perturbed like view b, and with masks of its own, where the masks' strategy hides in both views."""
-        return self._user_view("a", Purpose.USER_VIEW_A) if "um_a" in self.batch else self.user_BKD
+        return self.user_view("a", self.first_users[0]) if "um_a" in self.batch else self.user_BKD
 
     @cached_property
     def user_b_BKD(self) -> Tensor:
         """Users perturbed: fields masked, values and history positions dropped; zero in rows that do not stand for their user."""
-        return self._user_view("b", Purpose.USER_VIEW)
+        return self.user_view("b", self.first_users[0])
 
     @cached_property
     def item_a_BD(self) -> Tensor:
         """Target items of view a: as they are, or perturbed; see user_a_BKD."""
-        return self._item_view("a", Purpose.ITEM_VIEW_A) if "vm_a" in self.batch else self.item_BD
+        return self.item_view("a", self.first_items[0]) if "vm_a" in self.batch else self.item_BD
 
     @cached_property
     def item_b_BD(self) -> Tensor:
         """Target items perturbed: fields masked, values dropped; zero in rows that do not stand for their item (`first_items`)."""
-        return self._item_view("b", Purpose.ITEM_VIEW)
+        return self.item_view("b", self.first_items[0])
 
-    def _user_view(self, view: View, purpose: Purpose) -> Tensor:
-        rows, batch = self._first_rows(self.first_users[0])
-        fewer = fewer_values(self.settings, "user", view, batch, {name[5:]: ids for name, ids in batch.items() if name[:5] == "user."})
-        given = batch | {f"user.{name}": ids for name, ids in fewer.items()}
-        view_nKD = self.encoder.user(given, um=batch[f"um_{view}"], uh=batch[f"uh_{view}"], noise=self.words(purpose, batch["row"]))
+    def user_view(self, view: View, chosen_B: Tensor, *, masked: bool = True) -> Tensor:
+        """float[B, K, D]: users perturbed, zero in rows that are not chosen. masked: False leaves dropout alone to make the difference."""
+        rows, batch = self._rows(chosen_B)
+        noise_n, masks = self.words(Purpose.USER_VIEW if view == "b" else Purpose.USER_VIEW_A, batch["row"]), {}
+        if masked:
+            fewer = fewer_values(self.settings, "user", view, batch, {name[5:]: ids for name, ids in batch.items() if name[:5] == "user."})
+            batch = batch | {f"user.{name}": ids for name, ids in fewer.items()}
+            masks = {"um": batch[f"um_{view}"], "uh": batch[f"uh_{view}"]}
+        view_nKD = self.encoder.user(batch, **masks, noise=noise_n)
         return view_nKD.new_zeros(len(self.batch["row"]), *view_nKD.shape[1:]).index_copy(0, rows, view_nKD)
 
-    def _item_view(self, view: View, purpose: Purpose) -> Tensor:
-        rows, batch = self._first_rows(self.first_items[0])
-        item_n, noise_n = batch["item_idx"], self.words(purpose, batch["row"])
+    def item_view(self, view: View, chosen_B: Tensor) -> Tensor:
+        """float[B, D]: target items perturbed, zero in rows that are not chosen."""
+        rows, batch = self._rows(chosen_B)
+        item_n = batch["item_idx"]
+        noise_n = self.words(Purpose.ITEM_VIEW if view == "b" else Purpose.ITEM_VIEW_A, batch["row"])
         fewer = fewer_values(self.settings, "item", view, batch, {name: ids[item_n] for name, ids in self.catalogue.multi.items()})
         given = {"multi": fewer} if fewer else {}
         view_nD = self.encoder.item(item_n, vm=batch[f"vm_{view}"], noise=noise_n, **given)
         return view_nD.new_zeros(len(self.batch["row"]), *view_nD.shape[1:]).index_copy(0, rows, view_nD)
 
-    def _first_rows(self, chosen_B: Tensor) -> tuple[Tensor, Batch]:
+    def _rows(self, chosen_B: Tensor) -> tuple[Tensor, Batch]:
         rows = chosen_B.nonzero()[:, 0]
         return rows, {name: column[rows] for name, column in self.batch.items()}
 
@@ -144,10 +152,16 @@ class Step:
         same_user_BN = self.all_ids("user_idx") == self.batch["user_idx"][:, None]
         return ~(same_user_BN | (self.all_ids("item_idx") == self.batch["item_idx"][:, None]))
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """[B, ...] -> [N, ...] each, with gradient, all in one go."""
+    def gather(self, tensors: Sequence[Tensor], *, exact: bool = True) -> list[Tensor]:
+        """[B, ...] -> [N, ...] each, all in one go. exact: with the gradient of all ranks, else of this rank's own rows only."""
         flat = torch.cat([x.flatten(1) for x in tensors], dim=1)
-        parts = torch.split(self.backend.gather(flat, self.counts), [x[0].numel() for x in tensors], dim=1)
+        if exact:
+            gathered = self.backend.gather(flat, self.counts)
+        else:
+            start = sum(self.counts[: self.backend.rank])
+            others = self.backend.gather_ids(flat)
+            gathered = torch.cat([others[:start], flat, others[start + len(flat) :]])
+        parts = torch.split(gathered, [x[0].numel() for x in tensors], dim=1)
         return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, tensors, strict=True)]
 
     @cached_property
@@ -169,6 +183,10 @@ class Step:
         first = torch.full_like(rows_N, torch.iinfo(torch.int64).max).scatter_reduce_(0, entity_N, rows_N, "amin")
         chosen_N = rows_N == first[entity_N]
         return torch.split(chosen_N, self.counts)[self.backend.rank], chosen_N
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keep a scalar for metrics.jsonl, as "watch.<name>"; its mean over ranks is the global value. All ranks note the same names."""
+        self.notes[name] = value.detach()
 
     def share_of_mean(self, local_sum: Tensor, global_count: Tensor | int) -> Tensor:
         """local_sum / (global_count / W): its mean over the W ranks is the global sum over the global count (0 where nothing counts).

@@ -18,6 +18,42 @@ def logistic(encoder: Encoder, **base: object) -> Logistic:
     return loss
 
 
+def test_in_batch_equals_the_slow_twin() -> None:
+    given = tiny.settings({"base.negatives": "in_batch"})
+    encoder = tiny.FreeVectors(3).double()
+    step = tiny.step(given, encoder, tiny.batch())
+    got = logistic(encoder, negatives="in_batch", scale="fixed")(step)["loss"]
+    user_idx, item_idx, num = step.batch["user_idx"].tolist(), step.batch["item_idx"].tolist(), 13
+    total = weight = 0.0
+    for i in range(num):
+        item = encoder.items[item_idx[i]]
+        user = max(encoder.users[user_idx[i]], key=lambda u: float((u @ item / u.norm()).detach()))
+        for j in range(num):
+            known = item_idx[j] in step.known_positives[i].tolist() or user_idx[i] == user_idx[j]
+            if i == j or not known:
+                z = 10 * float(torch.cosine_similarity(user, encoder.items[item_idx[j]], dim=0))
+                own = float(step.batch["weight"][i]) * (1 if i == j else 1 / (num - 1))
+                total += own * math.log1p(math.exp(-z if i == j else z))
+                weight += own
+    assert got.item() == pytest.approx(total / weight, abs=1e-9)
+
+
+def test_in_batch_by_hand() -> None:
+    # users and items at right angles, z = 10 on the diagonal and 0 off it: half ln(1 + e^-10), half ln 2
+    encoder = tiny.FreeVectors(dim=3)
+    with torch.no_grad():
+        encoder.items[1:4] = encoder.users[1:4, 0] = torch.eye(3)
+    step = tiny.step(tiny.settings(), encoder, tiny.pairs([1, 2, 3], [1, 2, 3]))
+    want = (math.log1p(math.exp(-10)) + math.log(2)) / 2
+    assert logistic(encoder, negatives="in_batch")(step)["loss"].item() == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize("negatives", ["shared", "mixed"])
+def test_negatives_that_it_does_not_take(negatives: str) -> None:
+    with pytest.raises(ValueError, match="the logistic loss takes uniform or in_batch ones only"):
+        tiny.settings({"base.negatives": negatives})
+
+
 def slow(step: Step, num: int, a: float, b: float) -> float:
     """-(y ln p + (1 - y) ln(1 - p)) with p = sigmoid(a cos + b), pair by pair."""
     encoder, batch = step.encoder.double(), step.batch

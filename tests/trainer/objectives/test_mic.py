@@ -14,7 +14,7 @@ from tests.trainer import tiny
 from trainer.deferred import materialize_module
 from trainer.encoders import Batch, Encoder
 from trainer.objectives import build_objectives
-from trainer.objectives.mic import MicContrast, projection
+from trainer.objectives.mic import MicContrast
 from trainer.objectives.step import Step
 
 Vectors = npt.NDArray[np.float64]
@@ -231,6 +231,69 @@ def test_gradients_by_finite_differences(kind: str) -> None:
     assert torch.autograd.gradcheck(value, parameters, fast_mode=True)
 
 
-def test_unknown_projection() -> None:
-    with pytest.raises(ValueError, match="unknown projection 'cubic'; known: identity, linear, mlp"):
-        projection("cubic", 3)
+def learned(sigma: float | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    given = tiny.settings({"base.weight": 0, "objectives.mic": {"weight": 0.3, "uv": "learned", "uu": 2, "vv": "learned"}})
+    encoder, criterion = tiny.model(given, torch.float64)
+    ln_sigma = dict(criterion.named_parameters())["losses.mic.ln_sigma"]
+    if sigma is not None:
+        with torch.no_grad():
+            ln_sigma.copy_(torch.tensor([math.log(sigma), math.log(3)], dtype=torch.float64))
+    total, p = criterion(tiny.step(given, encoder, tiny.batch()))
+    return total, p, ln_sigma
+
+
+def test_learned_weights_start_at_1() -> None:
+    total, p, ln_sigma = learned()
+    assert ln_sigma.tolist() == [0, 0]
+    torch.testing.assert_close(total.detach(), 0.3 * (p["mic.uv"] + 2 * p["mic.uu"] + p["mic.vv"]))
+
+
+def test_learned_weights() -> None:
+    # Kendall et al. 2018: L / sigma^2 + ln sigma, least where sigma^2 = 2 L
+    total, p, ln_sigma = learned(sigma=1.7)
+    assert p["mic.uv_ln_sigma"].item() == pytest.approx(math.log(1.7))
+    fixed = 2 * p["mic.uu"] + p["mic.vv"] / 9 + math.log(3)
+    torch.testing.assert_close(total.detach(), 0.3 * (p["mic.uv"] / 1.7**2 + math.log(1.7) + fixed))
+    total.backward()
+    assert ln_sigma.grad is not None
+    torch.testing.assert_close(ln_sigma.grad[0], 0.3 * (1 - 2 * p["mic.uv"] / 1.7**2))
+    best, _, at_best = learned(sigma=math.sqrt(2 * float(p["mic.uv"])))
+    best.backward()
+    assert at_best.grad is not None
+    assert abs(float(at_best.grad[0])) < 1e-12
+
+
+@pytest.mark.parametrize("signed", [{"include_pos": False}, {"views": "literal"}, {"same_side": "literal"}])
+def test_learned_weights_need_losses_that_cannot_be_negative(signed: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="learned weights need losses that cannot be negative; not with "):
+        tiny.settings({"objectives.mic": {"uu": "learned", **signed}})
+
+
+@pytest.mark.parametrize("overrides", [{"base.include_pos": False}, {"objectives.micrec.include_pos": False}])
+def test_a_loss_by_inner_product_keeps_its_positive(overrides: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="include_pos"):  # without it, it would have no lower bound
+        tiny.settings(overrides)
+
+
+def test_detached_columns_change_no_value_and_with_one_worker_no_gradient() -> None:
+    results = []
+    for gather in ("exact", "detached"):
+        given = tiny.settings({"objectives.mic": {"gather": gather}})
+        encoder, criterion = tiny.model(given)
+        total, _ = criterion(tiny.step(given, encoder, tiny.batch()))
+        total.backward()
+        results.append((total.detach(), {name: parameter.grad for name, parameter in encoder.named_parameters()}))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+def test_what_a_step_tells_of_its_positives() -> None:
+    given, encoder = tiny.settings(IDENTITY), tiny.FreeVectors(interests=2).double()
+    step = tiny.step(given, encoder, tiny.batch())
+    mic(encoder)(step)
+    items, items_b = encoder.items.detach().numpy(), encoder.items_b.detach().numpy()
+    want = [cosine(items[i], items_b[i]) for i in sorted(set(step.batch["item_idx"].tolist()))]
+    assert float(step.notes["mic.vv.pos"]) == pytest.approx(np.mean(want), abs=1e-12)
+    rows = zip(step.batch["user_idx"].tolist(), step.batch["item_idx"].tolist(), strict=True)
+    want = [max(cosine(u, items[i]) for u in encoder.users[user].detach().numpy()) for user, i in rows]
+    assert float(step.notes["mic.uv.pos"]) == pytest.approx(np.mean(want), abs=1e-12)
+    assert set(step.notes) == {"mic.uv.pos", "mic.uu.pos", "mic.vv.pos"}
