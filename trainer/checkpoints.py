@@ -1,7 +1,7 @@
 """Checkpoints of a training that is under way: whole or absent, checked when read, the previous one kept.
 
 ROOT/<variant>/_work/train/ds=D/checkpoints.json   what is kept: replaced atomically, after the files it names
-ROOT/<variant>/_work/train/ds=D/<name>.pt          weights, optimiser state, progress; or the weights of the best epoch
+ROOT/<variant>/_work/train/ds=D/<name>.pt          weights, optimiser state, progress; the weights of the best epoch; what mining found
 """
 
 import hashlib
@@ -37,10 +37,16 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class Kept:
-    """One checkpoint. best: the weights of the best epoch so far, None before the first validation."""
+    """One checkpoint. best: the weights of the best epoch so far, None before the first validation. mined: tables of the last search."""
 
     state: SavedFile
     best: SavedFile | None
+    mined: SavedFile | None = None
+
+    @property
+    def files(self) -> list[SavedFile]:
+        """Those there are."""
+        return [file for file in (self.state, self.best, self.mined) if file]
 
 
 class Checkpoints:
@@ -53,6 +59,7 @@ class Checkpoints:
         self._fs, self.folder, self._fingerprint = filesystem, folder, fingerprint
         self._kept: list[Kept] = []  # newest first, two at most
         self._best: SavedFile | None = None
+        self._mined: SavedFile | None = None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state of tensors, numbers, strings and containers of them; the older of two kept ones is removed.
@@ -61,7 +68,7 @@ class Checkpoints:
             StorageError: the disk is full or not writable; the earlier checkpoints stand.
         """
         with storage_faults(self.folder):
-            self._kept = [Kept(self._write("state", state), self._best), *self._kept[:1]]
+            self._kept = [Kept(self._write("state", state), self._best, self._mined), *self._kept[:1]]
             self._write_index()
             self._remove_unnamed()
 
@@ -69,6 +76,11 @@ class Checkpoints:
         """Keep the weights of the best epoch so far; they count from the next `save` on."""
         with storage_faults(self.folder):
             self._best = self._write("best", weights)
+
+    def save_mined(self, tables: Mapping[str, Any]) -> None:
+        """Keep what mining found last; it counts from the next `save` on. Too large to be written with every checkpoint."""
+        with storage_faults(self.folder):
+            self._mined = self._write("mined", tables)
 
     def load(self, log: Callable[..., None]) -> dict[str, Any] | None:
         """The newest whole state, or None where there is no checkpoint. A damaged one is logged, and the one before it used.
@@ -84,16 +96,17 @@ class Checkpoints:
             raise UsageError(self.folder, [fault])
         faults = []
         for entry in index["kept"]:
-            kept = Kept(SavedFile(**entry["state"]), SavedFile(**entry["best"]) if entry["best"] else None)
+            best, mined = (SavedFile(**entry[name]) if entry.get(name) else None for name in ("best", "mined"))
+            kept = Kept(SavedFile(**entry["state"]), best, mined)
             try:
-                if kept.best:
-                    self._check(kept.best)
+                for file in kept.files[1:]:
+                    self._check(file)
                 state = self._read(kept.state)
             except BadDataError as error:
                 log("damaged", stage="train", error=str(error))
                 faults += error.faults
                 continue
-            self._kept, self._best = [kept], kept.best
+            self._kept, self._best, self._mined = [kept], kept.best, kept.mined
             return state
         raise BadDataError(self.folder, faults)
 
@@ -101,6 +114,11 @@ class Checkpoints:
         """What `save_best` kept last; raises BadDataError if it is damaged."""
         assert self._best is not None
         return self._read(self._best)
+
+    def load_mined(self) -> dict[str, Any]:
+        """What `save_mined` kept last; raises BadDataError if it is damaged."""
+        assert self._mined is not None
+        return self._read(self._mined)
 
     def dump(self, name: str, content: Mapping[str, Any]) -> str:
         """Keep something to look at after a failure; return where. It stays until the next successful training."""
@@ -150,7 +168,7 @@ class Checkpoints:
             raise BadDataError(path, [Fault("is not valid JSON", str(error), "leave out --resume to begin anew")]) from None
 
     def _remove_unnamed(self) -> None:
-        named = {file.name for kept in self._kept for file in (kept.state, kept.best) if file}
+        named = {file.name for kept in self._kept for file in kept.files}
         for info in self._fs.get_file_info(pafs.FileSelector(self.folder)):
             if info.base_name.endswith((".pt", ".pt.tmp")) and info.base_name not in named:
                 self._fs.delete_file(info.path)

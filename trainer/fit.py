@@ -47,6 +47,7 @@ class Fit:
     """One training.
 
     Args:
+        loop: its miner, where it has one, is asked before every step whether a search is due.
         queries: None = no validation (nothing was held out): every epoch is run, and the last one taken.
         eligible: int64[n], item_idx that validation recommends from.
         log: called with an event and its values; on rank 0 only.
@@ -82,6 +83,8 @@ class Fit:
             raise UsageError(
                 "trainer.batch", [Fault(f"{self._settings.batch} rows a batch, but only {rows} train rows", fix="make it smaller")]
             )
+        if self._loop.miner is not None:
+            self._loop.miner.begin(steps)
         if resume:
             self._resume()
         self._backend.broadcast_(self._loop.model.encoder)
@@ -96,6 +99,7 @@ class Fit:
     def _run_epoch(self, steps: int) -> None:
         progress = self._progress
         first = progress.step
+        self._mine(progress.epoch * steps + first)
         with closing(self._loop.epoch(progress.epoch, start=first, steps=steps, watch=LOG_STEPS)) as taken:
             for values in taken:
                 progress.step += 1
@@ -104,9 +108,23 @@ class Fit:
                 done = progress.epoch * steps + progress.step
                 if self._window.steps == LOG_STEPS:
                     self._window = self._close(self._window, "step", done)
-                if done % self._settings.checkpoint_steps == 0 and progress.step < steps:
-                    self._save()
+                if progress.step < steps:
+                    if done % self._settings.checkpoint_steps == 0:
+                        self._save()
+                    self._mine(done)
         self._finish_epoch(steps, first)
+
+    def _mine(self, number: int) -> None:
+        """Search before step `number` where it is due. A checkpoint of this step is made before: one that resumes searches again."""
+        miner = self._loop.miner
+        if miner is None or not miner.due(number):
+            return
+        values = miner.refresh(number)
+        if self._backend.rank == 0:
+            self._checkpoints.save_mined(miner.tables())
+        self._loop.beat()
+        self._progress.lines.append(line(f"{self._phase}search", self._progress.epoch, number, {**values}))
+        self._log(f"{self._phase}search", stage="train", epoch=self._progress.epoch, step=number, **rounded({**values}))
 
     def _finish_epoch(self, steps: int, first: int) -> None:
         progress, done = self._progress, (self._progress.epoch + 1) * steps
@@ -152,7 +170,8 @@ class Fit:
         window, epoch = self._window.state(self._backend), self._epoch.state(self._backend)
         if self._backend.rank == 0:
             state = {"model": self._loop.model.state_dict(), "progress": asdict(self._progress), "window": window, "epoch": epoch}
-            self._checkpoints.save(state)
+            mining = {} if self._loop.miner is None else {"mining": self._loop.miner.state()}
+            self._checkpoints.save(state | mining)
         self._loop.beat()
 
     def _resume(self) -> None:
@@ -165,6 +184,8 @@ class Fit:
             return
         self._loop.model.load_state_dict(state["model"])
         self._progress = Progress(**state["progress"])
+        if self._loop.miner is not None:
+            self._loop.miner.restore(state["mining"], self._checkpoints.load_mined)
         self._window, self._epoch = Meter.restore(state["window"]), Meter.restore(state["epoch"])
         self._log("resume", stage="train", epoch=self._progress.epoch, step=self._progress.step)
 
