@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Self
 
-import psutil
 from pyarrow import fs as pafs
 
 from conf.errors import Fault, LockedError
 from conf.files import write_atomic
+from conf.processes import start_time
 from conf.settings import Settings
 
 GUARD_TIMEOUT_S = 60.0  # a guard is held for milliseconds; only a process stopped in just that moment holds it longer
@@ -40,8 +40,8 @@ class Holder:
     @classmethod
     def here(cls, token: str, run_id: str) -> Self:
         """This process, now."""
-        process = psutil.Process()
-        return cls(token, run_id, socket.gethostname(), _namespace(), process.pid, process.create_time(), time.time())
+        pid = os.getpid()
+        return cls(token, run_id, socket.gethostname(), _namespace(), pid, start_time(pid) or 0.0, time.time())
 
     @property
     def is_gone(self) -> bool:
@@ -49,11 +49,10 @@ class Holder:
         if (self.host, self.namespace) != (socket.gethostname(), _namespace()):
             return False
         try:
-            process = psutil.Process(self.pid)
-            # A killed process that its parent has not reaped writes nothing any more. 5 s: start times follow steps of the clock.
-            return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - self.process_start) > 5
-        except psutil.NoSuchProcess:
-            return True
+            began = start_time(self.pid)
+        except PermissionError:
+            return False
+        return began is None or abs(began - self.process_start) > 5  # s: start times follow steps of the clock
 
 
 class Lock:
