@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from conf.jobs import JOBS, VOCABULARIES, module_of
+from conf.launchers import LAUNCHERS
+from conf.sections.training import Trainer
 from conf.tables import ARTEFACTS, TABLES
 
 
@@ -20,7 +22,8 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
     start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]
     if job == "train":
-        start = [f"horovodrun -np 8 --gloo python -m {module} {arguments}", f"{start[1]} --set trainer.launcher=single"]
+        given = {name: f" --set trainer.launcher={name}" for name in LAUNCHERS if name != Trainer().launcher}
+        start = [f"{' '.join(launcher.words(8))} {arguments}{given.get(name, '')}" for name, launcher in LAUNCHERS.items()]
     reads += f"; with `--truth-ds`, of that day: {', '.join(f'`{table}`' for table in spec.later)}" if spec.later else ""
     lines = [f"- Reads: {reads}.", "- Writes:", *writes, f"- Settings: {settings}.", "", "```bash"]
     return "\n".join([*lines, f"trichannel {job} {arguments}", *start, "```"])

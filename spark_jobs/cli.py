@@ -125,7 +125,7 @@ _JOB_DOCS: Mapping[str, str] = {
     "cooccurrence": "sessions -> cooc",
     "semantics": "items -> sem_nn, where settings choose a way",
     "samples": "events -> samples, with masked views",
-    "train": "samples -> model (starts horovodrun, or plain Python)",
+    "train": "samples -> model (starts horovodrun, torchrun, Spark or plain Python)",
     "embed": "model -> embeddings_user, embeddings_item",
     "index": "embeddings -> FAISS index, its recall measured",
     "neighbours": "index -> neighbours_user, neighbours_item",

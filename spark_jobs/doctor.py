@@ -77,6 +77,15 @@ def _petastorm() -> Finding:
     return _in_python("Petastorm", code, "make setup")
 
 
+def _torch() -> Finding:
+    code = (
+        "import torch, torch.distributed as dist\n"
+        "names = [n for n, b in (('gloo', dist.is_gloo_available()), ('nccl', dist.is_nccl_available())) if b]\n"
+        "print(torch.__version__, 'torch.distributed:', ', '.join(names))"
+    )
+    return _in_python("torch", code, "make setup")
+
+
 def _horovod() -> Finding:
     code = (
         "import horovod, horovod.torch as hvd\n"
@@ -113,7 +122,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
     _java,
     _package("Spark", "pyspark", "pyspark.sql"),
-    _package("torch", "torch", "torch"),
+    _torch,
     _horovod,
     _package("FAISS", "faiss-cpu", "faiss"),
     _petastorm,

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 
 from conf.command import Request, RunStatus, Timer
-from conf.errors import TRAINING, Fault, TrainingError
+from conf.errors import TRAINING, Fault, TrainingError, UsageError
 from conf.inputs import unchanged
+from conf.launchers import LAUNCHERS
 from conf.storage import Record
 from spark_jobs.job import inputs_seen
 
@@ -25,13 +26,20 @@ TRAIN = "train"
 
 
 def train_command(asked: Request, *, resume: bool = False) -> list[str]:
-    """The command that trains: `horovodrun -np N ... python -m trainer.train ...`, or plain Python for launcher single."""
+    """The command that trains: `horovodrun -np N ... python -m trainer.train ...`, or what else starts trainer.launcher."""
     trainer = asked.settings.trainer
-    command = [sys.executable, "-m", "trainer.train", *asked.arguments(), *["--resume"] * resume]
-    if trainer.launcher == "horovod":
-        horovodrun = Path(sys.executable).with_name("horovodrun")
-        return [str(horovodrun) if horovodrun.exists() else "horovodrun", "-np", str(trainer.workers), "--gloo", *command]
-    return command
+    launcher = LAUNCHERS[trainer.launcher]
+    # started by plain Python, the Spark application of the training takes its sizes from the packaged local.conf, as all jobs do
+    words = ["python", "-m", "trainer.spark_launcher"] if launcher.on_spark else launcher.words(trainer.workers)
+    return [*map(_here, words), *asked.arguments(), *["--resume"] * resume]
+
+
+def _here(word: str) -> str:
+    """A program as the one that goes with this Python, where there is one; other words as they are."""
+    if word == "python":
+        return sys.executable
+    beside = Path(sys.executable).with_name(word)
+    return str(beside) if word in ("horovodrun", "torchrun") and beside.exists() else word
 
 
 def train_alone(asked: Request, *, resume: bool = False) -> int:
@@ -69,17 +77,24 @@ def train(asked: Request, status: RunStatus | None = None) -> None:
 # glibc gives large blocks back to the kernel at every free, and takes them again, page by page, at every step: kept, a step
 # takes about half the time. Whoever sets one of these keeps it.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
+# Seconds in which torchrun wants its workers to end politely: fewer than `run_tree` gives torchrun.
+_END_SOON = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10"}
 
 
 def _run(
     command: Sequence[str], asked: Request, failure: str, extra: dict[str, str], *, stdout: int | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """(exit code of the launcher, what the first worker to fail wrote in the file `failure`).
+    """(exit code of the launcher, what the first worker to fail wrote in the file `failure`); raises UsageError where it cannot start.
 
-    horovodrun ends with 1 whatever its workers ended with, so they leave a word.
+    horovodrun and torchrun end with 1 whatever their workers ended with, so those leave a word.
     """
+    if LAUNCHERS[asked.settings.trainer.launcher].on_spark and "PYSPARK_GATEWAY_PORT" in os.environ:
+        found = "this command itself came by spark-submit, and its processes would all be started on this machine"
+        fix = "end this command before the training (--until samples), and spark-submit trainer/spark_launcher.py by itself"
+        raise UsageError("trainer.launcher", [Fault(f"{asked.settings.trainer.launcher} starts a Spark application", found, fix)])
     threads = {"OMP_NUM_THREADS": str(asked.settings.trainer.threads)}
-    code = run_tree(command, stdout=stdout, env=_KEEP_MEMORY | os.environ | threads | {"TRICHANNEL_FAILURE": failure} | extra)
+    environment = _KEEP_MEMORY | _END_SOON | os.environ | threads | {"TRICHANNEL_FAILURE": failure} | extra
+    code = run_tree(command, stdout=stdout, env=environment)
     if code == 0 or not Path(failure).exists():
         return code, {}
     with suppress(ValueError):  # killed while it wrote: the launcher's own code is then all there is

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pyspark.sql import DataFrame
 
 from conf.files import storage_faults
+from conf.launchers import LAUNCHERS
 from conf.manifest import Manifest, now
 from conf.storage import Store
 from spark_jobs import charts
@@ -156,7 +157,8 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
         weights = [f"{name} {weight if weight == 'learned' else f'{weight:g}'}" for name, weight in channels.items()]
         losses.append(f"{mic.weight:g} × MIC ({', '.join(weights)})")
     yield "Loss", " + ".join(losses)
-    workers = f"{s.trainer.workers} Horovod workers" if s.trainer.launcher == "horovod" else "one process"
+    talk = {"horovod": "Horovod", "ddp": "torch.distributed"}.get(LAUNCHERS[s.trainer.launcher].backend)
+    workers = f"{s.trainer.workers} {talk} workers" if talk else "one process"
     yield "Trained by", f"{workers}, batches of {count(s.trainer.batch)} from {s.trainer.batches}"
     yield "Published", f"{count(users)} users, at most {s.merge.top} candidates each, layout {s.merge.layout}"
     for name in ("candidates", "model"):

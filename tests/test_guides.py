@@ -39,7 +39,7 @@ COMMANDS = {
     for path in (*DOCUMENTS, ROOT / "README.md")
     for block in SHELL.findall(text_of(path))
     for line in block.splitlines()
-    if line.removeprefix("$ ").startswith(("trichannel ", "spark-submit ", "horovodrun ", "python -m ", "make "))
+    if line.removeprefix("$ ").startswith(("trichannel ", "spark-submit ", "horovodrun ", "torchrun ", "python -m ", "make "))
 }
 SNIPPETS = [(path.name, block) for path in DOCUMENTS for block in re.findall(r"^```yaml[^\n]*\n(.*?)^```", text_of(path), re.DOTALL | re.M)]
 
@@ -60,7 +60,8 @@ def test_commands_exist(document, command, capsys):
     if words[0] == "spark-submit":
         (script,) = [word for word in words if word.endswith(".py") and "/" in word]
         assert (ROOT / script).is_file()
-        verb, rest = Path(script).stem, words[words.index(script) + 1 :]
+        name = Path(script).stem
+        verb, rest = "train" if name == "spark_launcher" else name, words[words.index(script) + 1 :]
     elif "-m" in words:
         module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
         assert importlib.util.find_spec(module) is not None
@@ -123,7 +124,7 @@ FACTS = {
     "mask_patterns",
 }
 LOSSES = {"uv", "uu", "vv"}
-PROGRAMS = {"init", "horovodrun", "trichannel"}
+PROGRAMS = {"init", "horovodrun", "torchrun", "trichannel"}
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)

@@ -2,13 +2,13 @@
 
 import math
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from conf.errors import Fault, TrainingError
 from conf.settings import Settings
@@ -69,14 +69,11 @@ class Loop:
         """
         self.model.encoder.train()
         show = self.backend.rank == 0 and sys.stderr.isatty()
-        with (
-            self.batches.epoch(epoch, start=start) as batches,
-            tqdm(total=steps, initial=start, desc=f"epoch {epoch}", unit="step", disable=not show, leave=False) as bar,
-        ):
+        with self.batches.epoch(epoch, start=start) as batches, progress(epoch, start, steps, show=show) as advance:
             for number, batch in zip(range(start, steps), batches, strict=True):
                 values = self.step(batch, epoch * steps + number, watch=(number + 1) % watch == 0 or number + 1 == steps)
                 self.beat()
-                bar.update()
+                advance()
                 yield values
 
     def step(self, batch: Batch, number: int, *, watch: bool = False) -> dict[str, float]:
@@ -119,6 +116,18 @@ class Loop:
         found = f"not finite here: {', '.join(bad)}"
         fix = f"the batch is kept in {place}; try a smaller trainer.optimizer.lr; the last good checkpoint stands (--resume)"
         return TrainingError(f"step {number}", [Fault("the loss or its gradient is not finite", found, fix)])
+
+
+@contextmanager
+def progress(epoch: int, start: int, steps: int, *, show: bool) -> Iterator[Callable[[], object]]:
+    """What to call after each step of an epoch: it moves a bar on the terminal, or does nothing."""
+    if not show:
+        yield lambda: None
+        return
+    from tqdm import tqdm  # where nobody looks it need not be installed
+
+    with tqdm(total=steps, initial=start, desc=f"epoch {epoch}", unit="step", leave=False) as bar:
+        yield bar.update
 
 
 def poison(parameters: Sequence[nn.Parameter]) -> None:

@@ -5,6 +5,7 @@ from torch import nn
 from conf.command import Request
 from conf.errors import NotReadyError, StorageError
 from conf.inputs import input_manifests
+from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from trainer.backends import build_backend
 from trainer.batches import Batches, survey
@@ -17,8 +18,8 @@ from trainer.tables import Tables
 def command_line(asked: Request, *, resume: bool = False) -> str:
     """The line that stands for the request, as a user types it."""
     trainer = asked.settings.trainer
-    start = f"horovodrun -np {trainer.workers} --gloo " if trainer.launcher == "horovod" else ""
-    return " ".join([f"{start}python -m trainer.train", *asked.arguments(), *(["--resume"] if resume else [])])
+    start = LAUNCHERS[trainer.launcher].words(trainer.workers)
+    return " ".join([*start, *asked.arguments(), *(["--resume"] if resume else [])])
 
 
 def describe(asked: Request, *, resume: bool = False) -> str:

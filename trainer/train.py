@@ -1,7 +1,8 @@
-"""The entry of a training: what horovodrun and the pipeline start.
+"""The entry of a training: what horovodrun, torchrun and the pipeline start.
 
     python -m trainer.train --config demo --ds 2026-01-31
     horovodrun -np 2 --gloo python -m trainer.train --config demo --ds 2026-01-31
+    torchrun --standalone --nproc-per-node 2 -m trainer.train --config demo --ds 2026-01-31
 
 Reads samples, user_feat, item_feat, user_state and the sizes of the vocabularies; publishes the artefact `model` (model.pt, metrics.jsonl).
 """
@@ -13,13 +14,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
 from conf.inputs import input_manifests, seen_inputs, unchanged
+from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from conf.storage import Manifest, Publication, Record
 from trainer.backends import Backend, build_backend
@@ -41,11 +43,23 @@ JOB = "train"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
+    arguments = parse(argv)
+    return guarded(lambda: leaving_word(lambda: run(request(arguments), resume=arguments.resume)))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a training; wrong usage exits with 2."""
     parser = argparse.ArgumentParser(prog=JOB, description="Train the two towers for one day and publish the model.")
     add_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of a run that was cut")
-    arguments = parser.parse_args(argv)
-    return guarded(lambda: leaving_word(lambda: run(request(arguments), resume=arguments.resume)))
+    return parser.parse_args(argv)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this worker; after a failure within seconds, though the clean-up of Horovod or NCCL may wait for a worker that is gone."""
+    if exit_code != 0:
+        Watchdog(_EXIT_S).start()
+    sys.exit(exit_code)
 
 
 def leaving_word(body: Callable[[], int]) -> int:
@@ -61,7 +75,7 @@ def leaving_word(body: Callable[[], int]) -> int:
 
 
 def run(asked: Request, *, resume: bool = False) -> int:
-    """Train and publish, as one worker of however many horovodrun started."""
+    """Train and publish, as one worker of however many the launcher started."""
     if asked.dry_run:
         print(describe(asked, resume=resume))
         return 0
@@ -92,16 +106,6 @@ class Work:
 
     def run(self) -> None:
         """From start-up to publication; raises TrainingError when another worker is gone."""
-        try:
-            self._run()
-        except RuntimeError as error:
-            if not type(error).__module__.startswith("horovod"):
-                raise
-            # a known end, and not the cause: the worker that failed has said why
-            fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message; --resume goes on")
-            raise TrainingError(f"worker {self.backend.rank}", [fault]) from error
-
-    def _run(self) -> None:
         settings = self.asked.settings
         torch.set_num_threads(settings.trainer.threads)
         torch.use_deterministic_algorithms(True)
@@ -229,17 +233,27 @@ _EXIT_S = 20.0  # for the way out after a failure
 _GO, _SKIP, _STOP = 0, 1, 100  # what rank 0 tells the others; _STOP + exit code
 
 
+# The variable that shows how a process was started, with the number of workers in it: (its launcher, the backend that goes with it).
+_STARTED_BY = {"HOROVOD_SIZE": ("horovodrun", "horovod"), "WORLD_SIZE": ("torchrun", "ddp")}
+
+
 def start_backend(launcher: str) -> Backend:
     """The backend of the launcher; raises UsageError where it does not fit how the process was started, or is not installed."""
-    started = os.environ.get("HOROVOD_SIZE")
-    if launcher == "single" and started is not None:
-        fault = Fault("trainer.launcher is single", f"started by horovodrun with {started} workers", "set trainer.launcher: horovod")
-        raise UsageError("trainer.launcher", [fault])
+    name = LAUNCHERS[launcher].backend
+    starts = {backend: (program, os.environ.get(variable)) for variable, (program, backend) in _STARTED_BY.items()}
+    own = starts.pop(name, ("", None))[1]
+    for backend, (program, workers) in starts.items():
+        if own is None and workers not in (None, "1"):
+            found = f"started by {program} with {workers} workers"
+            raise UsageError("trainer.launcher", [Fault(f"trainer.launcher is {launcher}", found, f"set trainer.launcher: {backend}")])
+    if name == "ddp" and own is None:
+        fix = "start it by trichannel train or torchrun, or set trainer.launcher: single"
+        raise UsageError("trainer.launcher", [Fault(f"trainer.launcher is {launcher}", "started by plain Python", fix)])
     try:
-        return build_backend(launcher)
+        return build_backend(name)
     except ImportError as error:
-        fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: single"
-        raise UsageError("trainer.launcher", [Fault(f"{launcher} is not installed", str(error), fix)]) from error
+        fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: ddp or single"
+        raise UsageError("trainer.launcher", [Fault(f"{name} is not installed", str(error), fix)]) from error
 
 
 def _with_epochs(settings: Settings, epochs: int) -> Settings:
@@ -251,7 +265,4 @@ def _silent(event: str, **values: Any) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    if exit_code != 0:
-        Watchdog(_EXIT_S).start()  # Horovod's clean-up may wait for a worker that is gone
-    sys.exit(exit_code)
+    leave(main())

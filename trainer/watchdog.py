@@ -1,7 +1,7 @@
 """Nothing may hang for ever: a worker that makes no progress shows where it hangs and ends.
 
 A collective that waits for a lost worker prints nothing, whatever limits Horovod is given (measured), so each worker watches itself.
-horovodrun ends the other workers when one is gone.
+horovodrun and torchrun end the other workers when one is gone.
 """
 
 import faulthandler

@@ -140,7 +140,10 @@ class Optimizer(Section):
 class Trainer(Section):
     """How training runs."""
 
-    launcher: Literal["single", "horovod"] = Field("horovod", description="single: in one process; horovod: horovodrun over gloo")
+    launcher: Literal["single", "horovod", "ddp", "horovod-spark", "spark-torch"] = Field(
+        "horovod",
+        description="single: one process | horovod: horovodrun over gloo | ddp: torchrun | horovod-spark, spark-torch: both in Spark tasks",
+    )
     workers: Positive = Field(2, description="processes")
     streams: Positive = Field(
         4, description="ordered row streams; a multiple of workers: then any such number of workers sees the same batches"

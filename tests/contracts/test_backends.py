@@ -11,14 +11,14 @@ from trainer.backends.single import SingleBackend
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="unknown backend 'mpi'; known: horovod, single"):
+    with pytest.raises(ValueError, match="unknown backend 'mpi'; known: ddp, horovod, single"):
         build_backend("mpi")
 
 
 def test_single_needs_no_horovod() -> None:
     code = "import sys; from trainer.backends import build_backend; build_backend('single'); sys.exit('horovod' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert {"single", "horovod"} <= set(BACKENDS)
+    assert {"single", "horovod", "ddp"} <= set(BACKENDS)
 
 
 def test_single() -> None:

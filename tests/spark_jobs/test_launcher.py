@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.command import parse, request
-from conf.errors import TrainingError
+from conf.errors import TrainingError, UsageError
 from conf.settings import Settings
 from spark_jobs import launcher
 
@@ -20,6 +20,26 @@ def test_training_command_is_horovodrun_or_plain_python(make_request):
     single = launcher.train_command(make_request(settings), resume=True)
     assert single[:3] == [sys.executable, "-m", "trainer.train"]
     assert single[-1] == "--resume"
+
+
+def test_training_command_is_torchrun_or_a_spark_application(make_request):
+    def command(name):
+        return launcher.train_command(make_request(Settings.model_validate({"trainer": {"launcher": name, "workers": 4}})))
+
+    torchrun = command("ddp")
+    assert Path(torchrun[0]).name == "torchrun"
+    assert torchrun[1:6] == ["--standalone", "--nproc-per-node", "4", "-m", "trainer.train"]
+    for name in ("horovod-spark", "spark-torch"):
+        assert command(name)[:4] == [sys.executable, "-m", "trainer.spark_launcher", "--config"]
+
+
+def test_a_spark_application_of_its_own_is_refused_to_one_that_was_submitted(make_request, monkeypatch):
+    starts(monkeypatch, "raise SystemExit(0)")
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    settings = Settings.model_validate({"trainer": {"launcher": "spark-torch"}})
+    with pytest.raises(UsageError, match=r"spark-submit trainer/spark_launcher\.py by itself"):
+        launcher.train(make_request(settings))
+    assert launcher.train_alone(make_request()) == 0
 
 
 def starts(monkeypatch, program: str) -> None:

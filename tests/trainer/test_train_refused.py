@@ -78,10 +78,27 @@ def test_a_damaged_table_is_named_and_nothing_is_published(day: Day, asked: Aske
     assert store.current("train", DS) is None
 
 
-def test_a_launcher_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOROVOD_SIZE", "2")
-    with pytest.raises(UsageError, match="started by horovodrun with 2 workers"):
-        start_backend("single")
+@pytest.mark.parametrize(
+    ("launcher", "variable", "told"),
+    [
+        ("single", "HOROVOD_SIZE", "started by horovodrun with 2 workers   set trainer.launcher: horovod"),
+        ("single", "WORLD_SIZE", "started by torchrun with 2 workers   set trainer.launcher: ddp"),
+        ("horovod", "WORLD_SIZE", "started by torchrun with 2 workers   set trainer.launcher: ddp"),
+        ("spark-torch", "HOROVOD_SIZE", "trainer.launcher is spark-torch   started by horovodrun"),
+        ("ddp", "NO_MATTER", "trainer.launcher is ddp   started by plain Python   start it by trichannel train or torchrun"),
+    ],
+)
+def test_a_launcher_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, launcher: str, variable: str, told: str) -> None:
+    for name in ("HOROVOD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(UsageError, match=told):
+        start_backend(launcher)
+
+
+def test_one_process_is_one_process_whoever_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set it for every job
+    assert start_backend("single").size == 1
 
 
 def test_dry_run_prints_the_plan_and_changes_nothing(day: Day, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole training under horovodrun: the same for 1, 2 and 3 workers, and an orderly end when a worker is lost or fails."""
+"""The whole training under horovodrun and torchrun: the same for 1, 2 and 3 workers, and an orderly end when a worker is lost or fails."""
 
 import json
 import os
@@ -14,45 +14,41 @@ import psutil
 import pytest
 import yaml
 
+from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from conf.storage import Manifest, Store
 from tests.trainer.planted import DS, planted_settings, publish, rows_of_tables, world
 from trainer.checkpoints import INDEX, work_folder
 
-pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
-
 ROOT = Path(__file__).resolve().parents[2]
 HORIZON_S = 60  # a lost worker must have ended the others by then
 
 
-def horovod_settings(root: Path, **trainer: object) -> Settings:
-    values: dict[str, object] = {"launcher": "horovod", "workers": 2, "batches": "petastorm", "epochs": 1}
+RANK = {"horovod": "HOROVOD_RANK", "ddp": "RANK"}  # the variable that tells a worker its number
+SLOW_DDP = ["horovod", pytest.param("ddp", marks=pytest.mark.slow)]
+
+
+def settings_of(root: Path, launcher: str = "horovod", **trainer: object) -> Settings:
+    if launcher == "horovod":
+        pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
+    values: dict[str, object] = {"launcher": launcher, "workers": 2, "batches": "petastorm", "epochs": 1}
     return planted_settings(root, trainer=values | trainer, objectives={"mic": {}})
 
 
 class Launched:
-    """A horovodrun of trainer.train, and the workers it started."""
+    """A horovodrun or torchrun of trainer.train, and the workers it started."""
 
     def __init__(
         self, settings: Settings, folder: Path, workers: int, *options: str, script: tuple[str, ...] = ("-m", "trainer.train")
     ) -> None:
         self.config = folder / f"config-{workers}.yaml"
         self.config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-        horovodrun = Path(sys.executable).with_name("horovodrun")
-        command = [
-            str(horovodrun),
-            "-np",
-            str(workers),
-            "--gloo",
-            sys.executable,
-            *script,
-            "--config",
-            str(self.config),
-            "--ds",
-            DS,
-            *options,
-        ]
-        environment = os.environ | {"PATH": f"{horovodrun.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.launcher = settings.trainer.launcher
+        start = [word for word in LAUNCHERS[self.launcher].words(workers) if word not in ("python", "-m", "trainer.train")]
+        python = [sys.executable] * (self.launcher == "horovod")  # torchrun starts its own
+        command = [*start, *python, *script, "--config", str(self.config), "--ds", DS, *options]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10"}
         self.output = folder / f"output-{workers}.txt"
         with self.output.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
@@ -68,7 +64,7 @@ class Launched:
             try:
                 words = process.cmdline()
                 if process.name().startswith("python") and "-np" not in words and str(self.config) in words:
-                    found[process.environ()["HOROVOD_RANK"]] = process
+                    found[process.environ()[RANK[self.launcher]]] = process
             except (psutil.Error, KeyError):
                 continue
         return found
@@ -123,9 +119,9 @@ def model_of(settings: Settings, variant: str) -> tuple[Manifest, list[dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
-def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, tables: str) -> None:
-    settings = horovod_settings(tmp_path / "root", optimizer={"lr": 0.01, "tables": tables})
+@pytest.mark.parametrize(("launcher", "tables"), [("horovod", "adam"), ("horovod", "rowwise_adagrad"), ("ddp", "rowwise_adagrad")])
+def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, launcher: str, tables: str) -> None:
+    settings = settings_of(tmp_path / "root", launcher, optimizer={"lr": 0.01, "tables": tables})
     publish(settings, row_groups=((1, 7, 300), (11,), (500, 2, 400)))  # unequal, fewer than the streams of 3 workers would like
     curves, recalls = {}, {}
     for workers in (1, 2, 3):
@@ -145,9 +141,11 @@ def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, t
         assert recalls[workers] == pytest.approx(recalls[1], abs=0.02)
 
 
-def killed(launch: Launch, tmp_path: Path, do: Callable[[Launched], None], **trainer: object) -> tuple[Settings, Launched, int]:
+def killed(
+    launch: Launch, tmp_path: Path, launcher: str, do: Callable[[Launched], None], **trainer: object
+) -> tuple[Settings, Launched, int]:
     """Start a training that would take minutes, do something to it after its second epoch, and wait for the end."""
-    settings = horovod_settings(tmp_path / "root", epochs=500, patience=500, **trainer)
+    settings = settings_of(tmp_path / "root", launcher, epochs=500, patience=500, **trainer)
     publish(settings)
     launched = launch(settings, 2, "--run-id", "r1")
     launched.wait_for('"epoch": 1,')  # the end of the second epoch: the checkpoint of the first is there
@@ -159,10 +157,12 @@ def killed(launch: Launch, tmp_path: Path, do: Callable[[Launched], None], **tra
     return settings, launched, code
 
 
-def test_a_killed_worker_ends_the_other_and_the_training_resumes(tmp_path: Path, launch: Launch) -> None:
-    settings, launched, code = killed(launch, tmp_path, lambda launched: launched.workers()["1"].kill())
+@pytest.mark.parametrize("launcher", SLOW_DDP)
+def test_a_killed_worker_ends_the_other_and_the_training_resumes(tmp_path: Path, launch: Launch, launcher: str) -> None:
+    settings, launched, code = killed(launch, tmp_path, launcher, lambda launched: launched.workers()["1"].kill())
     assert code != 0
-    assert "Process name: 1\nExit code: 137" in launched.text
+    told = "Process name: 1\nExit code: 137" if launcher == "horovod" else "rank      : 1 (local_rank: 1)\n  exitcode  : -9"
+    assert told in launched.text
     status = Store.of(settings).read_status("r1")
     assert status is not None
     assert status["status"] != "ok"
@@ -173,6 +173,7 @@ def test_a_killed_worker_ends_the_other_and_the_training_resumes(tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["horovod", "ddp"])
 @pytest.mark.parametrize(
     "do",
     [
@@ -183,12 +184,12 @@ def test_a_killed_worker_ends_the_other_and_the_training_resumes(tmp_path: Path,
     ],
     ids=["rank 0 killed", "rank 1 hangs", "launcher killed", "launcher terminated"],
 )
-def test_whatever_is_lost_nothing_stays_behind(tmp_path: Path, launch: Launch, do: Callable[[Launched], None]) -> None:
-    assert killed(launch, tmp_path, do, watchdog_s=20)[2] != 0
+def test_whatever_is_lost_nothing_stays_behind(tmp_path: Path, launch: Launch, launcher: str, do: Callable[[Launched], None]) -> None:
+    assert killed(launch, tmp_path, launcher, do, watchdog_s=20)[2] != 0
 
 
 def test_a_bad_loss_on_one_worker_stops_all_at_the_same_step(tmp_path: Path, launch: Launch) -> None:
-    settings = horovod_settings(tmp_path / "root")
+    settings = settings_of(tmp_path / "root")
     made = world()
     tables = rows_of_tables(made, settings)
     next(row for row in tables["samples"]["samples"] if row["split"] == 0)["weight"] = float("inf")
@@ -204,7 +205,7 @@ def test_a_bad_loss_on_one_worker_stops_all_at_the_same_step(tmp_path: Path, lau
 
 @pytest.mark.slow
 def test_a_file_that_one_worker_cannot_read_ends_all(tmp_path: Path, launch: Launch) -> None:
-    settings = horovod_settings(tmp_path / "root", epochs=500, patience=500)
+    settings = settings_of(tmp_path / "root", epochs=500, patience=500)
     publish(settings)
     store = Store.of(settings)
     file = Path(store.files_of(store.manifest("samples", DS, settings))[1])
@@ -218,7 +219,7 @@ def test_a_file_that_one_worker_cannot_read_ends_all(tmp_path: Path, launch: Lau
 
 
 def test_one_message_when_the_inputs_are_not_there(tmp_path: Path, launch: Launch) -> None:
-    launched = launch(horovod_settings(tmp_path / "root"))
+    launched = launch(settings_of(tmp_path / "root"))
     assert launched.ended(HORIZON_S) != 0
     assert launched.text.count("error[T301]") == 1
     assert "Exit code: 3" in launched.text
@@ -226,7 +227,7 @@ def test_one_message_when_the_inputs_are_not_there(tmp_path: Path, launch: Launc
 
 @pytest.mark.slow
 def test_workers_that_cannot_share_the_streams_are_refused(tmp_path: Path, launch: Launch) -> None:
-    settings = horovod_settings(tmp_path / "root", streams=4)
+    settings = settings_of(tmp_path / "root", streams=4)
     publish(settings)
     launched = launch(settings, 3)
     assert launched.ended(HORIZON_S) != 0

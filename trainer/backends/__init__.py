@@ -17,7 +17,13 @@ def _horovod() -> Backend:
     return HorovodBackend()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"single": _single, "horovod": _horovod}
+def _ddp() -> Backend:
+    from trainer.backends.ddp import DdpBackend
+
+    return DdpBackend()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"single": _single, "horovod": _horovod, "ddp": _ddp}
 
 
 def build_backend(name: str) -> Backend:

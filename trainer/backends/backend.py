@@ -8,11 +8,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from conf.errors import TRAINING
+from conf.errors import TRAINING, Fault, TrainingError
 
 
 class Backend(ABC):
-    """rank: this worker, 0..size-1. size: workers."""
+    """rank: this worker, 0..size-1. size: workers.
+
+    A collective whose partner is gone raises TrainingError, whatever the library below it raises.
+    """
 
     rank: int
     size: int
@@ -62,9 +65,19 @@ class Backend(ABC):
     def abort(self) -> NoReturn:
         """End this process at once with the exit code of a failed training; not collective.
 
-        For a rank that hangs in a collective: no clean-up runs. horovodrun then ends the other ranks.
+        For a rank that hangs in a collective: no clean-up runs. horovodrun or torchrun then ends the other ranks.
         """
         os._exit(TRAINING)
+
+    def another_ended(self, error: Exception) -> TrainingError:
+        """What to raise for an error of a collective: a known end, and not the cause, which the worker that failed has told."""
+        fault = Fault("another worker ended", " ".join(str(error).split())[:200], "see its own message; --resume goes on")
+        return TrainingError(f"worker {self.rank}", [fault])
+
+    def not_all_came(self, timeout_s: float) -> TrainingError:
+        """What a barrier raises that was waited for too long."""
+        fault = Fault(f"not all {self.size} workers came within {timeout_s:g} s", fix="see the other workers' logs")
+        return TrainingError("barrier", [fault])
 
 
 class SparseTable(nn.Parameter):
@@ -74,6 +87,18 @@ class SparseTable(nn.Parameter):
 def is_sparse_table(parameter: nn.Parameter) -> bool:
     """Whether the parameter's gradients are sparse over rows."""
     return isinstance(parameter, SparseTable)
+
+
+def dense_by_kind(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters that are no sparse tables, those of one dtype and device together, in order; missing gradients filled in by zeros."""
+    groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if is_sparse_table(parameter):
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return list(groups.values())
 
 
 def sparse_gradient(parameter: nn.Parameter) -> Tensor:

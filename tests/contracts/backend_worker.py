@@ -1,15 +1,19 @@
-"""What one Horovod worker does in the tests: every case below on its rows of the same global batches. Started by horovodrun.
+"""What one worker does in the tests, whatever the backend: every case below on its rows of the same global batches.
 
-python horovod_worker.py OUT.pt     rank 0 writes {case: result}; `run` is also called in the test's own process, with the single backend.
+python backend_worker.py BACKEND OUT.pt     rank 0 writes {case: result}
+
+`run` is also called in the test's own process, with the single backend.
 """
 
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from conf.errors import TrainingError
 from tests.trainer import tiny
 from trainer.backends import Backend, SparseTable, build_backend
 from trainer.optimizers import Optimizers
@@ -102,15 +106,33 @@ def interface(backend: Backend) -> dict[str, Any]:
         "min": backend.agree_min(7 - rank),
         "any": (backend.agree_any(rank == backend.size - 1), backend.agree_any(False)),
         "broadcast": backend.sum(module.weight) / backend.size,
+        "none": backend.gather(torch.empty(0, 3)).shape,
+        "ids": backend.gather_ids(torch.full((rank, 2), rank)),
         "lopsided": lopsided(backend),
+        "late": late(backend),
     }
 
 
+def late(backend: Backend) -> str:
+    """What rank 0 hears of a barrier that the last rank comes to too late; afterwards all go on."""
+    said = ""
+    if backend.rank == backend.size - 1 > 0:
+        time.sleep(0.5)
+    try:
+        backend.barrier(timeout_s=0.1 if backend.rank == 0 else 30)
+    except TrainingError as error:
+        said = str(error)
+    backend.barrier(timeout_s=30)
+    return said
+
+
 def lopsided(backend: Backend) -> list[Tensor]:
-    """Synchronised gradients of parameters that only rank 0 has used: a dense one, a sparse table, and a table nobody used."""
+    """Synchronised gradients of parameters: only rank 0 has used a dense one, a table and one of another dtype; nobody another table."""
     parameters = [kind(torch.ones(3, 2)) for kind in (torch.nn.Parameter, SparseTable, SparseTable)]
+    parameters.append(torch.nn.Parameter(torch.ones(2, 2, dtype=torch.float64)))
     if backend.rank == 0:
         parameters[0].sum().backward()
+        parameters[3].sum().backward()
         torch.nn.functional.embedding(torch.tensor([2, 2, 1]), parameters[1], sparse=True).sum().backward()
     backend.sync_gradients(parameters)
     return [dense(parameter.grad) for parameter in parameters]
@@ -139,7 +161,7 @@ def run(backend: Backend) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    backend = build_backend("horovod")
+    backend = build_backend(sys.argv[1])
     result = run(backend)
     if backend.rank == 0:
-        torch.save(result, sys.argv[1])
+        torch.save(result, sys.argv[2])

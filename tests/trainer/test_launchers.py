@@ -1,0 +1,137 @@
+"""Every way to start a training makes the same model; two of them need neither Java nor Spark, Petastorm, Horovod or FAISS."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from conf.command import Log, Request
+from conf.launchers import LAUNCHERS
+from conf.sections.training import Trainer
+from conf.settings import Settings
+from conf.storage import MAIN
+from spark_jobs.launcher import train_command
+from tests.trainer.bare_python import bare_python
+from tests.trainer.planted import DS, planted_settings, publish
+from tests.trainer.trained import command, metrics, model, with_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+SPARK = sorted(name for name, launcher in LAUNCHERS.items() if launcher.on_spark)
+
+
+def test_launchers_are_those_of_the_settings() -> None:
+    assert set(LAUNCHERS) == set(get_args(Trainer.model_fields["launcher"].annotation))
+    assert SPARK == ["horovod-spark", "spark-torch"]
+
+
+def ran(words: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr[-6000:]}"
+    assert "published train " in done.stdout + done.stderr
+    return done.stderr
+
+
+def test_trains_where_five_packages_are(tmp_path: Path) -> None:
+    """One process, then two under torchrun."""
+    python, packages = bare_python(tmp_path)
+    bare = {"PATH": "/nowhere", "PYTHONPATH": f"{packages}:{ROOT}", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    others = ["pyspark", "petastorm", "horovod", "faiss", "pandas", "numba", "psutil", "tqdm"]
+    missing = f"import importlib.util as u; print([name for name in {others} if u.find_spec(name)])"
+    assert subprocess.run([python, "-c", missing], env=bare, capture_output=True, text=True, check=True).stdout == "[]\n"
+    settings = planted_settings(tmp_path / "root", trainer={"epochs": 1}, objectives={"mic": {}})
+    publish(settings)
+    ran([str(python), *command(settings, tmp_path)[1:], "--run-id", "alone"], bare)
+    alone = metrics(settings)
+    ddp = with_trainer(settings, launcher="ddp", workers=2)
+    torchrun = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ran([*torchrun, *command(ddp, tmp_path, "--run-id", "two")[1:]], bare)
+    assert model(ddp).counters["workers"] == 2
+    assert model(ddp).run_id == "two"
+    assert_alike(metrics(ddp), alone)
+
+
+def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """Two trainings of one curve."""
+    for want, got in zip(wanted, found, strict=True):
+        for name, value in want.items():
+            near = value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=0.02 if name.startswith("recall") else 1e-6)
+            assert got[name] == near, (name, want, got)
+
+
+@pytest.mark.slow
+def test_all_launchers_train_the_same_model(tmp_path: Path) -> None:
+    """By the commands of `trichannel train`, two workers each; the sum of two numbers does not depend on who adds them."""
+    pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
+    settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "epochs": 1}, objectives={"mic": {}})
+    publish(settings)
+    made = {}
+    for launcher in LAUNCHERS:
+        ran(started(with_trainer(settings, launcher=launcher), launcher, tmp_path), plain_environment())
+        made[launcher] = model(settings).content_hash
+        if launcher == "single":
+            alone = metrics(settings)
+        assert_alike(metrics(settings), alone)
+        assert model(settings).run_id == launcher
+        assert model(settings).counters["workers"] == (1 if launcher == "single" else 2)
+    del made["single"]  # alike, and not the same to the last digit
+    assert len(set(made.values())) == 1, made
+
+
+def plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYSPARK_SUBMIT_ARGS"} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+
+
+def started(settings: Settings, run_id: str, folder: Path) -> list[str]:
+    """The command of the pipeline for these settings."""
+    words = command(settings, folder)
+    config = words[words.index("--config") + 1]
+    flags = {"force": True, "break_lock": False, "dry_run": False}
+    return train_command(Request(config, settings, (), DS, MAIN, run_id, log=Log("json", run_id=run_id), **flags))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", SPARK)
+def test_spark_application_tells_why_a_worker_failed(tmp_path: Path, launcher: str) -> None:
+    settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "launcher": launcher})  # no tables are there
+    done = subprocess.run(
+        started(settings, "r1", tmp_path), cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 3, done.stderr[-6000:]
+    assert "error[T701] job train" in done.stderr
+    assert "samples is not there yet" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", SPARK)
+def test_submitted_without_the_project_installed(tmp_path: Path, launcher: str) -> None:
+    """The line of operations.md: the workers find our packages in --py-files, and the settings come along."""
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "package"), "zip"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "epochs": 1, "launcher": launcher})
+    publish(settings)
+    import pyspark
+
+    spark = Path(pyspark.__file__).parent
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_", "PYTHON"))}
+    python = str(tmp_path / "venv" / "bin" / "python")
+    environment = kept | {
+        "SPARK_HOME": str(spark),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": python,
+        "PYTHONPATH": str(spark.parent),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    submit = [str(spark / "bin" / "spark-submit"), "--master", "local[2]", "--py-files", str(ROOT / "dist" / "trichannel.zip")]
+    # the script alone, away from the rest of the repository
+    script = tmp_path / "submitted" / "spark_launcher.py"
+    script.parent.mkdir()
+    script.write_bytes((ROOT / "trainer" / "spark_launcher.py").read_bytes())
+    ran([*submit, str(script), *command(settings, tmp_path)[3:], "--run-id", "r1"], environment, cwd=tmp_path)
+    assert model(settings).run_id == "r1"
