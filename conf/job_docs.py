@@ -13,11 +13,16 @@ from conf.tables import ARTEFACTS, TABLES
 def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31") -> str:
     """What the job reads, writes and is shaped by, and the lines that start it."""
     spec, module = JOBS[job], module_of(job)
-    reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs) or "the raw files of section `source`"
-    reads += "; of the day that `vocabulary.previous_ds` names, its own tables" if spec.continues else ""
+    reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs if table not in spec.optional) or "the raw files of section `source`"
+    if spec.continues:
+        reads += (
+            "; with `trainer.warm_start`," if job == "train" else ";"
+        ) + " of the day that `vocabulary.previous_ds` names, its own tables"
     if spec.reuses:
         own = ", ".join(f"`{table}`" for table in spec.reuses)
         reads += f"; with `cooc.increment`, its own {own} of the day that `vocabulary.previous_ds` names, if it is there"
+    if spec.optional:
+        reads += f"; where an objective asks for them, {', '.join(f'`{table}`' for table in spec.optional)}"
     writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
     start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]

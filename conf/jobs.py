@@ -19,6 +19,7 @@ class JobSpec:
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
+    optional: inputs that are read only where an objective asks for them (`Objectives.tables`).
     """
 
     inputs: tuple[str, ...]
@@ -29,6 +30,7 @@ class JobSpec:
     code: int = 1
     continues: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 JOBS: Final[Mapping[str, JobSpec]] = {
@@ -45,11 +47,13 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "semantics": JobSpec(("items", "item_index"), ("sem_nn",), ("semantics",)),
     "samples": JobSpec(("events", "user_feat", "item_feat"), ("samples",), ("samples", "model.history", "model.fields", "trainer.streams")),
     "train": JobSpec(
-        ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES),
+        ("samples", "user_feat", "item_feat", "user_state", VOCABULARIES, "cooc", "cooc_pairs", "sem_nn"),
         ("model",),
         # refit, seen: of the validation that picks the best epoch, and of what follows it
         ("model", "base", "objectives", "mining", "trainer", "split.refit", "channels.seen"),
         "trainer.train",
+        continues=("model",),
+        optional=("cooc", "cooc_pairs", "sem_nn"),
     ),
     "embed": JobSpec(("model", "user_state", "user_feat", "item_feat"), ("embeddings_user", "embeddings_item"), (), "retrieval.embed"),
     "index": JobSpec(("embeddings_user", "embeddings_item", "user_state", "item_feat"), ("index",), ("index",), "retrieval.index"),
@@ -93,14 +97,15 @@ def outputs(job: str, settings: Settings) -> tuple[str, ...]:
 
 
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
-    """The tables the job reads, vocabularies by name; those that the day does not make are left out."""
+    """The tables the job reads, vocabularies by name; those that the day does not make or nothing asks for are left out."""
     made = stages(settings)
-    return tuple(table for table in _by_name(JOBS[job].inputs, settings) if producer(table) in made)
+    unused = {table for table in JOBS[job].optional if table not in settings.objectives.tables}
+    return tuple(table for table in _by_name(JOBS[job].inputs, settings) if table not in unused and producer(table) in made)
 
 
 def continued(job: str, settings: Settings) -> tuple[str, ...]:
     """The job's own tables that it may read of an earlier day, vocabularies by name."""
-    return _by_name(JOBS[job].continues, settings)
+    return () if job == "train" and not settings.trainer.warm_start else _by_name(JOBS[job].continues, settings)
 
 
 def reused(job: str, settings: Settings) -> tuple[str, ...]:
@@ -121,17 +126,17 @@ def producer(table: str) -> str:
     raise KeyError(table)
 
 
-def upstream(job: str) -> tuple[str, ...]:
-    """The jobs whose tables it reads, in order of the day."""
-    wanted = {producer(table) for table in JOBS[job].inputs}
+def upstream(job: str, settings: Settings | None = None) -> tuple[str, ...]:
+    """The jobs whose tables it reads by these settings (None: by any), in order of the day."""
+    wanted = {producer(table) for table in (inputs(job, settings) if settings else JOBS[job].inputs)}
     return tuple(name for name in JOBS if name in wanted)
 
 
 def config_hash(job: str, settings: Settings) -> str:
     """16 hex digits over every setting that shapes the job's outputs, its own and those of all jobs before it."""
     spec = JOBS[job]
-    before = [name for name in upstream(job) if name in stages(settings)]
-    parts = [job, str(spec.code), settings.section_hash(spec.settings), *(config_hash(name, settings) for name in before)]
+    before = [config_hash(name, settings) for name in upstream(job, settings)]
+    parts = [job, str(spec.code), settings.section_hash(spec.settings), *before]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 

@@ -43,7 +43,7 @@ class Settings(Section):
     model: Model = Model()
     base: Base = Base()
     objectives: Objectives = Objectives()
-    mining: Mining = Mining()
+    mining: Mining | None = Field(None, description="positives and hard negatives from the model's own vectors; null = off; MIC 3.3.2")
     trainer: Trainer = Trainer()
     index: Index = Index()
     channels: Channels = Channels()
@@ -92,6 +92,8 @@ class Settings(Section):
             yield f"cooc.category_field: {self.cooc.category_field!r} is no item field; known: {', '.join(fields.item) or 'none'}"
         if self.cooc.increment and self.vocabulary.previous_ds is None:
             yield "cooc.increment needs item numbers that stay: set vocabulary.previous_ds: latest"
+        if self.trainer.warm_start and self.vocabulary.previous_ds is None:
+            yield "trainer.warm_start needs ids that stay: set vocabulary.previous_ds: latest"
         if self.source.ts_format == "order" and self.session.kind == "gap":
             yield "session.kind: gap needs clock times, but source.ts_format is order; set session.kind: user"
         if self.source.ts_format == "order" and self.split.kind == "temporal":
@@ -100,6 +102,11 @@ class Settings(Section):
             yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
         if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
+        if self.trainer.clicks_per_row > 1:
+            yield from self._several_clicks_faults()
+        mic = self.objectives.mic
+        if self.mining:
+            yield from self._mining_faults(self.mining)
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
             if len(set(given)) < len(given):
                 yield f"{name}: a value is named twice"
@@ -111,12 +118,34 @@ class Settings(Section):
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
 
+    def _several_clicks_faults(self) -> Iterator[str]:
+        if self.model.encoder != "sasrec" or self.base.loss != "sampled_softmax":
+            yield "trainer.clicks_per_row: only model.encoder sasrec has a loss at every position, by base.loss sampled_softmax; else set 1"
+        if self.samples.layout != "sequences":
+            yield "trainer.clicks_per_row: rows of several clicks are cut from samples.layout sequences; set it, or 1 click a row"
+        if self.trainer.clicks_per_row > self.model.history:
+            yield f"trainer.clicks_per_row: at most model.history ({self.model.history}): the clicks of a row stand in its history"
+
+    def _mining_faults(self, mining: Mining) -> Iterator[str]:
+        mic = self.objectives.mic
+        if mic is None or mic.weight == 0:
+            yield "mining: what is mined enters objectives.mic; give it a weight, or set mining: null"
+            return
+        if mining.user_items != "off" and mic.uv == 0:
+            yield "mining.user_items: enters objectives.mic's uv; give it a weight"
+        if mining.user_items != "off" and mic.logq:
+            yield "mining.user_items: what is mined comes as often as it is near, not as it is clicked; set objectives.mic.logq: false"
+        if (mining.positives or mining.hard_negatives) and mic.uu == 0 and mic.vv == 0 and mining.user_items != "hard_negative":
+            yield "mining: positives and hard_negatives enter objectives.mic's uu and vv; give one of them a weight"
+
     def _semantics_faults(self) -> Iterator[str]:
         chosen, given = self.model.fields.item, self.source.resolved_fields().item
         try:
             self.semantics.compared({n: s.role for n, s in given.items() if s.role == "text" or chosen is None or n in chosen})
         except ValueError as error:
             yield str(error)
+        if self.semantics.kind is None and "sem_nn" in self.objectives.tables:
+            yield "objectives.micrec.sem needs items that are alike in content: set semantics.kind, or sem: 0"
         if self.semantics.kind == "vectors" and self.source.items.vector is None:
             yield "semantics.kind: vectors needs the column that holds them; set source.items.vector"
 

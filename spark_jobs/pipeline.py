@@ -88,7 +88,7 @@ def plan(asked: Request) -> list[Planned]:
     changed: set[str] = set()
     for name in jobs.stages(asked.settings):
         record = store.find(name, asked.ds, asked.settings)
-        before = [stage for stage in jobs.upstream(name) if stage in changed]
+        before = [stage for stage in jobs.upstream(name, asked.settings) if stage in changed]
         if asked.force:
             reason = "forced"
         elif record is None:

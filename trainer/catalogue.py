@@ -1,7 +1,7 @@
 """User and item features as tensors, one row an idx: what turns the row numbers of `samples` into the field ids that are embedded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conf.errors import BadDataError, Fault
 from conf.fields import Field, Registry
+from trainer.related import Related
 
 MAX_VALUES = 10  # values of a multi field that are embedded, in the source's order
 
@@ -47,7 +48,9 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Catalogue(FeatureTable):
-    """Every item ever seen."""
+    """Every item ever seen. related: by table (cooc, cooc_pairs, sem_nn), those that an objective asks for."""
+
+    related: Mapping[str, Related] = field(default_factory=dict)
 
     @classmethod
     def from_arrow(cls, item_feat: pa.Table, registry: Registry) -> Self:

@@ -125,7 +125,7 @@ def load(model_file: str, item_feat: pa.Table) -> Towers:
     Raises:
         BadDataError: no such file, not one of ours, of another format; or item_feat has ids that the model's vocabulary does not have.
     """
-    content = _read(model_file)
+    content = read_model(model_file)
     try:
         settings = Settings.model_validate(content["settings"])
         registry, sizes = settings.registry(), dict(content["vocab_sizes"])
@@ -168,7 +168,8 @@ def _check_ids(table: str, name: str, largest: int, sizes: Mapping[str, int]) ->
         raise BadDataError(f"table {table}", [fault])
 
 
-def _read(model_file: str) -> dict[str, Any]:
+def read_model(model_file: str) -> dict[str, Any]:
+    """What `model_content` made. Weights of a local file are mapped; raises BadDataError if it is no model of this format."""
     filesystem, path = open_root(model_file)
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):

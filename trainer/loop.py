@@ -17,6 +17,7 @@ from trainer.batches import Batches
 from trainer.catalogue import Catalogue
 from trainer.diagnostics import gradient_norms, watched
 from trainer.encoders import Batch, Encoder
+from trainer.mining import Miner
 from trainer.objectives import Criterion, Step
 from trainer.optimizers import Optimizers
 
@@ -49,7 +50,7 @@ class Loop:
     """What steps need and do not change.
 
     item_counts: int64[num_items + 1], train clicks by item_idx. beat: called after every step. dump: keeps what a failed step was
-    given, returns where.
+    given, returns where. miner: None = nothing is mined.
     """
 
     model: Model
@@ -60,6 +61,7 @@ class Loop:
     settings: Settings
     beat: Callable[[], None]
     dump: Callable[[str, dict[str, Any]], str]
+    miner: Miner | None = None
 
     def epoch(self, epoch: int, *, start: int, steps: int, watch: int) -> Generator[dict[str, float], None, None]:
         """Take steps start..steps of the epoch; after each, its loss, parts and gradient norms. Close it when leaving early.
@@ -95,6 +97,9 @@ class Loop:
             step=number,
             known_positives=known_BR,
             item_counts=self.item_counts,
+            masking=self.batches.masking,
+            mining=self.miner.at(number) if self.miner else None,
+            watch=watch,
         )
         total, parts = model.criterion(step)
         total.backward()

@@ -24,7 +24,7 @@ def command_line(asked: Request, *, resume: bool = False) -> str:
 
 def describe(asked: Request, *, resume: bool = False) -> str:
     """The plan; reads tables, builds no weights, changes nothing. Where a table is not there yet, says so instead of counting."""
-    lines = [command_line(asked, resume=resume), f"losses: {losses(asked.settings)}"]
+    lines = [command_line(asked, resume=resume), f"losses: {losses(asked.settings)}", *mining(asked.settings)]
     try:
         manifests = input_manifests("train", asked.store, asked.ds, asked.settings)
     except NotReadyError as error:
@@ -35,7 +35,13 @@ def describe(asked: Request, *, resume: bool = False) -> str:
     tables = Tables.read(asked.store, manifests, settings)
     registry = settings.registry()
     encoder = deferred_init(ENCODERS[settings.model.encoder], settings, registry, tables.catalogue, tables.vocab_sizes)
-    samples = survey(asked.store, manifests["samples"], build_backend("single"), num_items=tables.catalogue.num_items)
+    samples = survey(
+        asked.store,
+        manifests["samples"],
+        build_backend("single"),
+        num_items=tables.catalogue.num_items,
+        clicks_per_row=trainer.clicks_per_row,
+    )
     plan = Batches(samples, settings, tables.users, rank=0, size=1).plan(0)
     workers = trainer.workers if trainer.launcher != "single" else 1
     lines += [
@@ -58,6 +64,19 @@ def losses(settings: Settings) -> str:
             parts = [f"{key} {weight if weight == 'learned' else f'{weight:g}'}" for key, weight in weights.items()]
             words.append(f"{section.weight:g} {name}" + (f" ({', '.join(parts)})" if parts else ""))
     return " + ".join(words)
+
+
+def mining(settings: Settings) -> list[str]:
+    """One line on what is mined, and when; none where nothing is."""
+    given = settings.mining
+    if given is None:
+        return []
+    what = [f"{given.positives} of {given.neighbours} neighbours as positives"] if given.positives else []
+    what += [f"{given.hard_negatives} hard negatives ({given.hard})"] if given.hard_negatives else []
+    source = f"a queue of {given.queue_size} vectors"
+    if given.bank == "full":
+        source = f"a search every {given.refresh_steps} steps" if given.refresh_steps else "a search every epoch, of 5000 steps at most"
+    return [f"mining: {', '.join(what)}; by {source}, after {given.warmup_epochs} epochs of warm-up"]
 
 
 def memory(encoder: Encoder, settings: Settings) -> list[str]:

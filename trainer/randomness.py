@@ -24,6 +24,18 @@ class Purpose(IntEnum):
     SHARED_ITEMS = 8
     USER_VIEW_A = 9
     ITEM_VIEW_A = 10
+    ANCHORS = 11
+    POOL = 12
+    SHIFTS = 13
+    RELATED = 14
+    RELATED_ITEMS = 15
+    FEATURES = 16
+    MASKED_VIEWS = 17
+    HISTORY_ITEMS = 18
+    MINED_POSITIVES = 19
+    MINED_POSITIVE_ITEMS = 20
+    HARD_NEGATIVES = 21
+    HARD_NEGATIVE_ITEMS = 22
 
 
 def _signed(word: int) -> int:

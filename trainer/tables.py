@@ -1,7 +1,7 @@
 """The tables a training reads whole: features, vocabularies' sizes, parts of user_state."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from conf.files import open_root
 from conf.settings import Settings
 from conf.storage import Manifest, Store
 from trainer.catalogue import Catalogue, UserTable
+from trainer.related import Related
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Tables:
     """What a model is built and validated with.
 
     users: None where no user field is multi-valued (single ones come with the samples). eligible: int64[n], item_idx that may be
-    recommended. vocab_sizes: field -> rows of its embedding table. user_state: files of that table.
+    recommended. vocab_sizes: field -> rows of its embedding table. user_state, user_feat: files of these tables.
     """
 
     catalogue: Catalogue
@@ -32,6 +33,7 @@ class Tables:
     eligible: Tensor
     vocab_sizes: Mapping[str, int]
     user_state: Sequence[str]
+    user_feat: Sequence[str]
 
     @classmethod
     def read(cls, store: Store, manifests: Mapping[str, Manifest], settings: Settings) -> Self:
@@ -44,13 +46,29 @@ class Tables:
         users = None
         if any(field.role == "multi" for field in registry.user):
             users = UserTable.from_arrow(read_table(store.files_of(manifests["user_feat"])), registry)
+        catalogue = Catalogue.from_arrow(items, registry)
         return cls(
-            catalogue=Catalogue.from_arrow(items, registry),
+            catalogue=replace(catalogue, related=related(store, manifests, catalogue.num_items)),
             users=users,
             eligible=torch.from_numpy(eligible.astype(np.int64)),
             vocab_sizes=vocab_sizes(manifests, settings),
             user_state=store.files_of(manifests["user_state"]),
+            user_feat=store.files_of(manifests["user_feat"]),
         )
+
+
+def related(store: Store, manifests: Mapping[str, Manifest], num_items: int) -> dict[str, Related]:
+    """Those of cooc, cooc_pairs and sem_nn that are among the inputs; cooc_pairs only where it holds all pairs."""
+    found: dict[str, Related] = {}
+    if "cooc" in manifests:
+        rows = read_table(store.files_of(manifests["cooc"]), ["item_i", "item_j", "weight"])
+        found["cooc"] = Related.of_pairs(rows, num_items, weighted=True)
+    if "cooc_pairs" in manifests and manifests["cooc_pairs"].rows:
+        rows = read_table(store.files_of(manifests["cooc_pairs"]), ["item_i", "item_j"])
+        found["cooc_pairs"] = Related.of_pairs(rows, num_items, weighted=False)
+    if "sem_nn" in manifests:
+        found["sem_nn"] = Related.of_lists(read_table(store.files_of(manifests["sem_nn"]), ["item_idx", "neighbours"]), num_items)
+    return found
 
 
 def vocab_sizes(manifests: Mapping[str, Manifest], settings: Settings) -> dict[str, int]:

@@ -14,28 +14,33 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
-from conf.inputs import input_manifests, seen_inputs, unchanged
+from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchanged
 from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from conf.storage import Manifest, Publication, Record
 from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
 from trainer.checkpoints import Checkpoints, fingerprint, work_folder
-from trainer.encoders import build_encoder
+from trainer.deferred import deferred_init
+from trainer.encoders import ENCODERS, build_encoder
+from trainer.export import read_model
 from trainer.fit import Fit, Fitted
 from trainer.loop import Loop, Model
+from trainer.mining import build_miner
 from trainer.objectives import build_objectives
 from trainer.optimizers import Optimizers
 from trainer.plan import describe
 from trainer.publish import counters_of, publish_model
 from trainer.tables import Tables
 from trainer.validation import read_queries
+from trainer.warm_start import Warm, begin, same_numbers, warm_weights
 from trainer.watchdog import Watchdog
 
 JOB = "train"
@@ -103,6 +108,7 @@ class Work:
         self.is_stage = "TRICHANNEL_STAGE" in os.environ  # of the pipeline, which keeps status and log of the whole run
         self.status: RunStatus | None = None
         self.manifests: dict[str, Manifest] = {}
+        self.warm: Warm | None = None
 
     def run(self) -> None:
         """From start-up to publication; raises TrainingError when another worker is gone."""
@@ -147,13 +153,18 @@ class Work:
             fault = Fault(f"{self.backend.size} workers cannot share {streams} streams equally", fix="set trainer.streams to a multiple")
             raise UsageError("trainer.streams", [fault])
         self.manifests = input_manifests(JOB, asked.store, asked.ds, asked.settings)
-        seen = seen_inputs(self.manifests)
+        seen = seen_inputs(self.manifests | self.previous)
         record = unchanged(JOB, asked, seen)
         if record is not None:
             self._finish(record, "skipped", f"up to date {JOB} ds={asked.ds} run={record.run_id}", {})
             return None
         publishing = asked.store.publication(JOB, asked.ds, asked.run_id, asked.settings, inputs=seen, break_lock=asked.break_lock)
         return self.stack.enter_context(publishing)
+
+    @cached_property
+    def previous(self) -> dict[str, Manifest]:
+        """The model of an earlier day that this one begins with; {} = it begins cold."""
+        return previous_manifests(JOB, self.asked.store, self.asked.ds, self.asked.settings)
 
     def _fit(self, manifests: Mapping[str, Manifest]) -> tuple[Samples, Fitted]:
         asked, settings, backend, beat = self.asked, self.asked.settings, self.backend, self.watchdog.beat
@@ -163,7 +174,8 @@ class Work:
             from trainer.batches.petastorm import refuse_pickled_schema
 
             refuse_pickled_schema(asked.store.files_of(manifests["samples"]))
-        samples = survey(asked.store, manifests["samples"], backend, num_items=tables.catalogue.num_items)
+        clicks, num_items = settings.trainer.clicks_per_row, tables.catalogue.num_items
+        samples = survey(asked.store, manifests["samples"], backend, num_items=num_items, clicks_per_row=clicks)
         beat()
         queries = read_queries(samples, settings, tables.users, tables.user_state, rank=backend.rank, size=backend.size)
         beat()
@@ -171,6 +183,7 @@ class Work:
         self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape)
         log = asked.log if backend.rank == 0 else _silent
         log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
+        self.warm = self._read_warm(manifests, tables, log)
         loop = self._loop(tables, samples, settings, self.checkpoints)
         fitted = Fit(loop, queries, tables.eligible, self.checkpoints, log).run(resume=self.resume)
         if settings.split.refit and fitted.progress.best_epoch is not None:
@@ -183,9 +196,26 @@ class Work:
             fitted = replace(fitted, weights=final.weights, progress=progress, refit_rows=both.train_rows)
         return samples, fitted
 
+    def _read_warm(self, manifests: Mapping[str, Manifest], tables: Tables, log: Callable[..., None]) -> Warm | None:
+        """The earlier model's weights; None = the model begins cold, and where one was asked for, the log says why."""
+        asked, settings = self.asked, self.asked.settings
+        if not settings.trainer.warm_start:
+            return None
+        if not self.previous or not same_numbers(self.previous["model"], manifests):
+            why = "ids are numbered anew" if self.previous else "there is no earlier model to go on from"
+            log("cold", stage=JOB, reason=why)
+            return None
+        file = next(file for file in asked.store.files_of(self.previous["model"]) if file.endswith("/model.pt"))
+        fresh = deferred_init(ENCODERS[settings.model.encoder], settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+        found = warm_weights(fresh, read_model(file), file)
+        log("warm", stage=JOB, model=found.model_id, new_rows=sum(found.added.values()))
+        return found
+
     def _loop(self, tables: Tables, samples: Samples, settings: Settings, checkpoints: Checkpoints) -> Loop:
-        """The loop of a model at its very start."""
+        """The loop of a model at its start: fresh, or with the weights of an earlier day."""
         self.encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+        if self.warm is not None:
+            begin(self.encoder, self.warm)
         criterion = build_objectives(settings, self.encoder)
         return Loop(
             model=Model(self.encoder, criterion, Optimizers(settings, self.encoder, criterion)),
@@ -196,11 +226,12 @@ class Work:
             settings=settings,
             beat=self.watchdog.beat,
             dump=checkpoints.dump,
+            miner=build_miner(settings, tables, samples, self.encoder, self.backend, beat=self.watchdog.beat),
         )
 
     def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:
         """What shapes the training; raises TrainingError where workers read different tables or settings."""
-        own = fingerprint(self.asked.settings, seen_inputs(manifests))
+        own = fingerprint(self.asked.settings, seen_inputs({**manifests, **self.previous}))
         number = int(own[:15], 16)
         if self.backend.agree_any(number != self.backend.agree_min(number)):
             fault = Fault("workers read different tables or settings", f"this one: {own}", "is the root shared by all? run it again")
@@ -211,6 +242,7 @@ class Work:
         asked, settings, progress = self.asked, self.asked.settings, fitted.progress
         self.watchdog.beat()
         counters = counters_of(samples, fitted, settings, workers=self.backend.size)
+        counters["warm_start"] = self.warm.model_id if self.warm is not None else None
         record, model_id = publish_model(publication, manifests, self.encoder, fitted, settings, counters)
         self.checkpoints.clear()
         recall = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"

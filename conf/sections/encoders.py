@@ -39,3 +39,13 @@ class Fm(Section):
     """Factorisation machine (encoder: fm)."""
 
     sum_only: bool = Field(False, description="plain sums of the fields: for objectives by cosine; false: exact FM, vectors one longer")
+
+
+class Sasrec(Section):
+    """Causal self-attention over the clicks (encoder: sasrec)."""
+
+    blocks: Positive = Field(2, description="transformer blocks; SASRec 4.1")
+    heads: Positive = Field(1, description="of attention; they divide the width of an embedding; SASRec 4.1")
+    similarity: Literal["cosine", "inner_product"] = Field(
+        "cosine", description="cosine wants base.temperature 0.1, decision | inner_product, SASRec's, wants 1"
+    )

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.sections.encoders import AutoInt, Comirec, Fm, Ican
+from conf.sections.encoders import AutoInt, Comirec, Fm, Ican, Sasrec
 from conf.sections.section import Positive, Section, Share, Weight
 
 
@@ -22,16 +22,19 @@ class ModelFields(Section):
     item: list[str] | None = Field(None, description="item fields in order; null = item_id and all others")
 
 
+ID_ENCODERS = ("youtube_dnn", "comirec_sa", "comirec_dr", "sasrec")
+
+
 class Model(Section):
     """The two towers."""
 
-    encoder: Literal["dssm", "youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm"] = Field(
-        "dssm", description="dssm | youtube_dnn | comirec_sa | comirec_dr | ican | autoint | deepfm | fm"
+    encoder: Literal["dssm", "youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm", "sasrec"] = Field(
+        "dssm", description="dssm | youtube_dnn | comirec_sa | comirec_dr | ican | autoint | deepfm | fm | sasrec"
     )
     dim: Positive = Field(64, description="width of the output vectors; MicRec 5.3")
     hidden: list[Positive] = Field([256, 128], description="widths of the hidden layers; decision, DSSM has 300-300, MicRec 128-64")
     item_tower: Literal["mlp", "id"] = Field(
-        "mlp", description="items: dense layers over all fields | the id's embedding, as in ComiRec (youtube_dnn, comirec_sa, comirec_dr)"
+        "mlp", description="items: dense layers over all fields | the id's embedding, as in ComiRec (youtube_dnn, comirec_*, sasrec)"
     )
     dropout: Share = Field(0.2, description="dropout on the concatenated embeddings; MIC 4.3")
     history: int = Field(20, ge=1, le=63, description="clicks of history, L; MicRec 5.3")
@@ -41,17 +44,19 @@ class Model(Section):
     ican: Ican = Ican()
     autoint: AutoInt = AutoInt()
     fm: Fm = Fm()
+    sasrec: Sasrec = Sasrec()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.item_tower == "id":
-            if self.encoder not in ("youtube_dnn", "comirec_sa", "comirec_dr"):
-                raise ValueError(f"model.item_tower: id is of youtube_dnn, comirec_sa and comirec_dr; {self.encoder} has a tower for items")
+            if self.encoder not in ID_ENCODERS:
+                raise ValueError(f"model.item_tower: id is of {', '.join(ID_ENCODERS)}; {self.encoder} has a tower for items")
             if self.embedding.dim not in (None, self.dim):
                 raise ValueError(f"model.item_tower: id needs embeddings as wide as vectors: model.embedding.dim null or {self.dim}")
         width = self.embedding.dim or self.dim
-        if self.encoder == "ican" and width % self.ican.heads:
-            raise ValueError(f"model.ican.heads ({self.ican.heads}) must divide the width of an embedding ({width})")
+        heads = {"ican": self.ican.heads, "sasrec": self.sasrec.heads}.get(self.encoder, 1)
+        if width % heads:
+            raise ValueError(f"model.{self.encoder}.heads ({heads}) must divide the width of an embedding ({width})")
         return self
 
 
@@ -116,14 +121,106 @@ class Mic(Section):
         return self
 
 
+ItemSource = Literal["batch", "unique", "uniform"]
+
+
+class MicRec(Section):
+    """MicRec's contrasts among items: of their features, their content and their sessions."""
+
+    weight: Weight = Field(1, description="weight of the whole objective")
+    fea: Weight = Field(1.0, description="weight of an item against itself with parts of its features dropped; MicRec eq. 3 and 5.3")
+    sem: Weight = Field(0.3, description="weight of an item against those alike in content (semantics.kind); MicRec eq. 4 and 5.3")
+    sess: Weight = Field(0.1, description="weight of an item against those of its sessions; MicRec eq. 5 and 5.3")
+    temperature: float = Field(1.0, ge=0.02, description="of all three, which compare by inner product; MicRec 5.3")
+    items: ItemSource = Field("batch", description="anchors: the targets of the batch | each once | as many drawn uniformly")
+    num_negatives: Positive = Field(50, le=50, description="negatives of an anchor, at most; MicRec 5.3")
+    pool: Positive = Field(512, description="uniform items of a step that sem and sess draw negatives from; decision")
+    element_p: Share = Field(0.5, lt=1, description="share of the elements of an item's features that fea drops; MicRec 5.3")
+    field_p: Share = Field(0.0, description="chance that fea hides a field; 0 = none is hidden; MicRec 3.3")
+    value_p: Share = Field(0.0, description="chance that fea drops a value of a multi-valued field; MicRec 3.3")
+    fea_input: Literal["raw", "tower"] = Field(
+        "raw", description="fea compares field embeddings, MicRec eq. 2 | the tower's output of them"
+    )
+
+
+class MaskedViews(Section):
+    """Contrast of two masked views of items: random or correlated feature masking (samples.masks.strategy: rfm, cfm)."""
+
+    weight: Weight = Field(0.1, description="weight of the objective; decision")
+    temperature: float = Field(0.1, ge=0.02, description="by cosine; decision, Yao et al. tune it")
+    items: ItemSource = Field(
+        "uniform", description="as many items as rows, drawn uniformly; Yao et al. 2021 | targets of the batch | each once"
+    )
+    symmetric: bool = Field(False, description="from both views; false: view a against all views b, as in Yao et al.")
+    spread_out: bool = Field(False, description="baseline without masks: items only pushed apart; Zhang et al. 2017")
+
+
 class Objectives(Section):
     """Contrastive objectives added to the base loss; null = off."""
 
     mic: Mic | None = Field(None, description="cross-channel contrast; MIC 3.4")
+    micrec: MicRec | None = Field(None, description="contrast among items by features, content and sessions; MicRec 3.3-3.5")
+    masked_views: MaskedViews | None = Field(None, description="contrast of masked views of items; Yao et al. 2021")
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """Tables that an objective reads beside the samples."""
+        if self.micrec is None or self.micrec.weight == 0:
+            return frozenset()
+        asked = {"sem_nn": self.micrec.sem, "cooc": self.micrec.sess, "cooc_pairs": self.micrec.sess}
+        return frozenset(table for table, weight in asked.items() if weight > 0)
 
 
 class Mining(Section):
-    """Mined positives and hard negatives: not there yet."""
+    """Positives and hard negatives of mic's uu and vv, mined from the model's own vectors; MIC 3.3.2."""
+
+    warmup_epochs: int = Field(
+        1, ge=0, description="epochs before the first search: neighbours among fresh vectors are random ones; decision"
+    )
+    refresh_steps: Positive | None = Field(None, description="steps between searches; null = an epoch, 5000 at most; decision")
+    bank: Literal["full", "queue"] = Field(
+        "full", description="vectors of all users and items, as of the last search | a queue of what training made last; NNCLR's"
+    )
+    queue_size: Positive = Field(65_536, description="vectors in the queue; NNCLR")
+    user_sample: Positive = Field(
+        2_000_000, description="users whose vectors the full bank keeps, by hash; the others look among these; decision"
+    )
+    neighbours: int = Field(5, ge=1, le=100, description="nearest neighbours of a user or item; decision")
+    positives: int = Field(1, ge=0, description="of them, drawn as further positives of an anchor; NNCLR")
+    min_similarity: float = Field(0.5, ge=-1, le=1, description="smallest cosine of a positive; decision")
+    encode: Literal["detached", "live"] = Field(
+        "detached", description="vector of a positive: as of the search | encoded again, with gradient, by one more pass"
+    )
+    replace: bool = Field(False, description="the positive takes the anchor's place instead of being a further one; NNCLR")
+    hard_negatives: int = Field(8, ge=0, description="negatives of an anchor, from other clusters; decision")
+    hard: Literal["near", "literal"] = Field(
+        "near", description="from one of the closest other clusters, decision | from any, as MIC is printed"
+    )
+    near_clusters: Positive = Field(10, description="closest other clusters; decision")
+    clusters: Positive | None = Field(
+        None, description="of k-means++; null = root of the number of vectors, 64 to 4096, without a GPU to 1024; decision"
+    )
+
+    user_items: Literal["off", "positive", "hard_negative"] = Field(
+        "off",
+        description="for uv, of what a user would be recommended: nothing, decision | the best, if it is new and very near | of ranks 51 to 200",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.positives and not self.hard_negatives and self.user_items == "off":
+            raise ValueError("mining: neither positives nor hard_negatives; set mining: null")
+        if self.user_items != "off" and self.bank == "queue":
+            raise ValueError("mining.user_items: recommendations need all items; set mining.bank: full")
+        if self.user_items == "hard_negative" and not self.hard_negatives:
+            raise ValueError("mining.user_items: hard_negative draws mining.hard_negatives of them; give a number")
+        if self.positives > self.neighbours:
+            raise ValueError(f"mining.positives ({self.positives}) are drawn from mining.neighbours ({self.neighbours})")
+        if self.replace and self.positives != 1:
+            raise ValueError("mining.replace: one positive takes the anchor's place; set mining.positives: 1")
+        if self.bank == "queue" and (self.hard_negatives or not self.positives):
+            raise ValueError("mining.bank: a queue has no clusters, and so positives only; set mining.hard_negatives: 0")
+        return self
 
 
 class Optimizer(Section):
@@ -151,7 +248,11 @@ class Trainer(Section):
     threads: Positive = Field(1, description="torch threads per worker")
     batch: Positive = Field(1024, description="rows of a global batch, over all workers; MIC 4.3")
     batches: Literal["petastorm", "arrow"] = Field("petastorm", description="where batches come from; both give the same ones")
+    clicks_per_row: Positive = Field(
+        1, description="clicks a row trains on, at most: its target and those before it, for a loss at every position (sasrec); decision"
+    )
     epochs: Positive = Field(5, description="passes over the train rows, at most")
+    warm_start: bool = Field(False, description="begin with the weights of the day that vocabulary.previous_ds names")
     patience: Positive = Field(2, description="epochs without a better validation recall before stopping")
     valid_users: Positive = Field(2_000, description="users of the validation recall, by smallest user_idx hash")
     valid_at: Positive = Field(50, description="N of the validation recall")

@@ -16,6 +16,7 @@ from torch import Tensor
 from conf.errors import TrainingError
 from tests.trainer import tiny
 from trainer.backends import Backend, SparseTable, build_backend
+from trainer.diagnostics import watched
 from trainer.optimizers import Optimizers
 
 STEPS = 20
@@ -28,8 +29,19 @@ class Case:
 
 
 MIC = {"objectives.mic": {"weight": 0.3}}
+AUGMENTED = {"views": "augmented", "include_pos": False, "perturb_sides": "item", "logq": True}
+BOTH = {"views": "both", "uv": "learned", "vv": "learned", "same_side_projection": "mlp"}
+PRINTED = {"views": "literal", "same_side": "literal", "set_similarity": "slots"}
 SOFTMAX = {"base.loss": "sampled_softmax", "base.temperature": 0.2}
 ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}}
+EVERY = {
+    **SOFTMAX,
+    "objectives.mic": None,
+    "model.encoder": "sasrec",
+    "samples.layout": "sequences",
+    "trainer.batches": "arrow",
+    "trainer.clicks_per_row": 4,
+}
 CASES: dict[str, Case] = {
     "mic": Case(MIC),
     "mic float64": Case(MIC, torch.float64),
@@ -40,6 +52,19 @@ CASES: dict[str, Case] = {
     "softmax shared": Case({**SOFTMAX, "base.negatives": "shared", "objectives.mic": None, "model.dropout": 0.3}, torch.float64),
     "softmax in_batch": Case({**SOFTMAX, "base.negatives": "in_batch", "objectives.mic": None}, torch.float64),
     "softmax mixed": Case({**SOFTMAX, "base.negatives": "mixed", **MIC}, torch.float64),
+    "every position": Case({**EVERY, "base.negatives": "mixed", "model.dropout": 0.3}, torch.float64),
+    "every position, uniform": Case({**EVERY, **MIC}, torch.float64),
+    "mic augmented": Case({"objectives.mic": AUGMENTED, "model.dropout": 0.3}, torch.float64),
+    "mic both, learned": Case({"objectives.mic": BOTH}, torch.float64),
+    "mic as printed": Case({"objectives.mic": PRINTED, "model.encoder": "comirec_sa"}, torch.float64),
+    "logistic in_batch": Case({"base.negatives": "in_batch", "objectives.mic": None}, torch.float64),
+    "micrec": Case({"objectives": {"micrec": {}}, "model.dropout": 0.3}, torch.float64),
+    "micrec, few negatives": Case(
+        {"objectives": {"micrec": {"items": "unique", "num_negatives": 2, "pool": 5, "field_p": 0.4}}}, torch.float64
+    ),
+    "micrec of drawn items": Case({"objectives": {"micrec": {"items": "uniform", "fea_input": "tower", "value_p": 0.4}}}, torch.float64),
+    "masked_views": Case({"objectives": {"masked_views": {"symmetric": True}}, "samples.masks": {"strategy": "rfm"}}, torch.float64),
+    "masked_views of the batch": Case({"objectives": {"masked_views": {"items": "unique"}}}, torch.float64),
     "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
 }
 CURVES = ("mic", "mic, rowwise tables")
@@ -58,14 +83,18 @@ def first_step(case: Case, backend: Backend) -> dict[str, Any]:
     given = tiny.settings(case.settings)
     encoder, criterion = tiny.model(given, case.dtype)
     optimizers = Optimizers(given, encoder, criterion)
-    rows = tiny.rows_of(global_batch(), SHARDS[backend.size][backend.rank])
-    total, parts = criterion(tiny.step(given, encoder, rows, backend))
+    whole = tiny.every_position(global_batch()) if given.trainer.clicks_per_row > 1 else global_batch()
+    rows = tiny.rows_of(whole, SHARDS[backend.size][backend.rank])
+    step = tiny.step(given, encoder, rows, backend)
+    total, parts = criterion(step)
     total.backward()
+    seen = watched(step)
     backend.sync_gradients(optimizers.parameters)
     named = [*encoder.named_parameters(), *criterion.named_parameters()]
     return {
         "loss": mean(total, backend),
         "parts": {name: mean(value, backend) for name, value in parts.items()},
+        "watched": {name: mean(torch.tensor(value, dtype=torch.float64), backend) for name, value in seen.items()},
         "gradients": {name: dense(parameter.grad) for name, parameter in named},
     }
 
@@ -109,8 +138,19 @@ def interface(backend: Backend) -> dict[str, Any]:
         "none": backend.gather(torch.empty(0, 3)).shape,
         "ids": backend.gather_ids(torch.full((rank, 2), rank)),
         "lopsided": lopsided(backend),
+        "detached": detached(backend),
         "late": late(backend),
     }
+
+
+def detached(backend: Backend) -> Tensor:
+    """What each row of each rank gets of a sum over all rows, weighted by rank + 1, when only a rank's own rows have a gradient."""
+    rows = tiny.rows_of(global_batch(), SHARDS[backend.size][backend.rank])
+    x = torch.ones(len(rows["row"]), 1, requires_grad=True)
+    (gathered,) = tiny.step(tiny.settings(), tiny.FreeVectors(), rows, backend).gather([x], exact=False)
+    (gathered * (backend.rank + 1)).sum().backward()
+    assert x.grad is not None
+    return backend.gather_ids(x.grad)
 
 
 def late(backend: Backend) -> str:

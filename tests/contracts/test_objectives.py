@@ -18,14 +18,24 @@ ALL = {
         for kind in ("shared", "in_batch", "mixed")
     },
     "logistic in_batch": {**OFF, "base": {"loss": "logistic", "negatives": "in_batch"}},
-    **{name: {**OFF, "base.weight": 0, f"objectives.{name}": {}} for name in OBJECTIVES},
+    "mic": {**OFF, "base.weight": 0, "objectives.mic": {}},
     "mic, both kinds of views, learned weights": {
         **OFF,
         "objectives.mic": {"views": "both", "uv": "learned", "uu": "learned", "vv": "learned", "same_side_projection": "linear"},
     },
     "mic augmented": {**OFF, "objectives.mic": {"views": "augmented", "logq": True, "perturb_sides": "item", "set_similarity": "slots"}},
     "mic as printed": {**OFF, "objectives.mic": {"views": "literal", "same_side": "literal"}},
+    # these compare items only: users learn from the base loss
+    **{name: {**OFF, f"objectives.{name}": {}} for name in OBJECTIVES if name != "mic"},
+    "micrec, all that fea can drop": {
+        **OFF,
+        "objectives.micrec": {"sem": 0, "sess": 0, "field_p": 0.4, "value_p": 0.4, "fea_input": "tower"},
+    },
+    "micrec of drawn items": {**OFF, "objectives.micrec": {"items": "uniform"}},
+    "masked_views, rfm": {**OFF, "objectives.masked_views": {"items": "unique", "symmetric": True}, "samples.masks": {"strategy": "rfm"}},
+    "mic and micrec": {**OFF, "objectives.mic": {}, "objectives.micrec": {}},
 }
+
 
 SIGNED = [ALL["mic as printed"]]  # the denominator leaves the positive out
 

@@ -112,6 +112,9 @@ def test_first_step_equals_one_process(backend: str, num_workers: int, case: str
     torch.testing.assert_close(got["loss"], want["loss"], rtol=0, atol=tolerance)
     for part, value in want["parts"].items():
         torch.testing.assert_close(got["parts"][part], value, rtol=0, atol=tolerance, msg=lambda text, part=part: f"{part}: {text}")
+    assert got["watched"].keys() == want["watched"].keys()
+    for name, value in want["watched"].items():
+        torch.testing.assert_close(got["watched"][name], value, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
     assert got["gradients"].keys() == want["gradients"].keys()
     for name, gradient in want["gradients"].items():
         torch.testing.assert_close(got["gradients"][name], gradient, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
@@ -134,6 +137,8 @@ def test_interface(backend: str, num_workers: int, workers: Workers) -> None:
     # every rank r' weighs gathered row i with (i + 1)(r' + 1): the exact gradient of row i is their sum
     exact = torch.arange(1.0, len(rows) + 1, dtype=torch.float64)[:, None] * (ranks + 1).sum()
     torch.testing.assert_close(got["gradients"], exact.expand(-1, 2))
+    own = torch.tensor([len(shard) for shard in SHARDS[num_workers]])
+    torch.testing.assert_close(got["detached"], torch.repeat_interleave(ranks.float() + 1, own)[:, None])
     assert got["sum"] == num_workers * (num_workers + 1) / 2
     assert got["min"] == 7 - (num_workers - 1)
     assert got["any"] == (True, False)

@@ -108,15 +108,19 @@ def publish(
     *,
     row_groups: tuple[tuple[int, ...], ...] | None = None,
     tables: dict[str, dict[str, Rows]] | None = None,
+    ds: str = DS,
+    epoch: str | None = None,
 ) -> World:
-    """Publish samples, user_feat, item_feat, user_state and the vocabularies for DS.
+    """Publish samples, user_feat, item_feat, user_state and the vocabularies for a day.
+
+    epoch: since when the vocabularies go on with their numbers.
 
     row_groups: rows of each row group of each file of samples. tables: other rows than those of `made`.
     """
     made = made or world()
     store, registry, shape = Store.of(settings), settings.registry(), settings.shape()
     for job, by_name in (tables or rows_of_tables(made, settings)).items():
-        with store.publication(job, DS, "tables", settings) as publication:
+        with store.publication(job, ds, "tables", settings) as publication:
             for name, rows in by_name.items():
                 groups = row_groups if name == "samples" else None
                 write(
@@ -124,6 +128,7 @@ def publish(
                     resolve(name, registry, shape),
                     rows,
                     groups or (((len(rows) + 2) // 3, (len(rows) + 3) // 4), (len(rows),)),
+                    {"vocabulary_epoch": epoch} if epoch else None,
                 )
             publication.commit()
     return made

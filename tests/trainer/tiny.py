@@ -1,6 +1,7 @@
 """A world small enough to check by hand: 7 users, 9 items, every kind of field, histories of length 0 to 5, repeated users and items."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -8,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from conf.draws import below
+from conf.masks import masking_of
 from conf.settings import Settings
 from trainer.backends import Backend
 from trainer.backends.single import SingleBackend
 from trainer.catalogue import Catalogue, UserTable
 from trainer.encoders import Batch, Encoder, build_encoder
 from trainer.objectives import Criterion, Step, build_objectives
+from trainer.related import Related
 
 USERS, ITEMS, LENGTH = 7, 9, 5
 VOCAB = {"user_id": 10, "gender": 6, "hobbies": 8, "item_id": 12, "category": 7, "tags": 9}
@@ -30,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "model": {"dim": 6, "hidden": [8], "dropout": 0.0, "history": LENGTH, "embedding": {"init": 0.5}, "ican": {"heads": 2}},
     "base": {"loss": "logistic", "num_negatives": 3},
     "objectives": {"mic": {}},
+    "semantics": {"kind": "tfidf"},
     "trainer": {"seed": 5},
 }
 
@@ -72,7 +76,22 @@ def user_feat() -> pa.Table:
 
 
 def catalogue(given: Settings) -> Catalogue:
-    return Catalogue.from_arrow(item_feat(), given.registry())
+    return replace(Catalogue.from_arrow(item_feat(), given.registry()), related=related())
+
+
+def related() -> dict[str, Related]:
+    # sessions {1, 2}, {1, 2}, {1, 3}, {4, 5} and {1, 6}, of which cooc no longer holds the last; nothing goes with items 7, 8 and 9
+    both = [(1, 2, 2.0), (1, 3, 1.0), (4, 5, 1.0)]
+    cooc = [*both, *((j, i, w) for i, j, w in both)]
+    pairs = [*((i, j) for i, j, _ in cooc), (1, 6), (6, 1)]
+    columns = dict(zip(("item_i", "item_j", "weight"), map(list, zip(*cooc, strict=True)), strict=True))
+    exact = dict(zip(("item_i", "item_j"), map(list, zip(*pairs, strict=True)), strict=True))
+    alike = {"item_idx": [1, 2, 3, 4, 5, 9], "neighbours": [[3, 2], [1], [1], [5], [4, 8], []]}
+    return {
+        "cooc": Related.of_pairs(pa.table(columns), ITEMS, weighted=True),
+        "cooc_pairs": Related.of_pairs(pa.table(exact), ITEMS, weighted=False),
+        "sem_nn": Related.of_lists(pa.table(alike), ITEMS),
+    }
 
 
 def encoder(given: Settings) -> Encoder:
@@ -105,6 +124,13 @@ def batch(num: int = 13, seed: int = 3) -> Batch:
     }
 
 
+def every_position(given: Batch) -> Batch:
+    """The same rows, each of which also trains on up to 3 of the last clicks of its history."""
+    place, length = torch.arange(given["hist"].shape[1]), given["hist_len"][:, None]
+    own = (place < length) & (place >= length - 3 + given["row"][:, None] % 2)
+    return {**given, "hist_weight": torch.where(own, 1 + (given["row"][:, None] + place) % 3, 0).float()}
+
+
 def rows_of(given: Batch, rows: list[int]) -> Batch:
     index = torch.tensor(rows, dtype=torch.int64)
     return {name: column[index] for name, column in given.items()}
@@ -129,6 +155,7 @@ def step(given: Settings, towers: Encoder, rows: Batch, backend: Backend | None 
         step=number,
         known_positives=known(rows),
         item_counts=item_counts(),
+        masking=masking_of(given, {}),
     )
 
 
@@ -142,7 +169,7 @@ class FreeVectors(Encoder):
 
     def __init__(self, interests: int = 1, dim: int = 6, similarity: Literal["cosine", "inner_product"] = "cosine", seed: int = 0) -> None:
         super().__init__()
-        self.interests, self.dim, self.similarity = interests, dim, similarity
+        self.interests, self.dim, self.similarity, self.features_dim = interests, dim, similarity, dim
         generator = torch.Generator().manual_seed(seed)
         self.users, self.users_b = (nn.Parameter(torch.randn(USERS + 1, interests, dim, generator=generator)) for _ in range(2))
         self.items, self.items_b = (nn.Parameter(torch.randn(ITEMS + 1, dim, generator=generator)) for _ in range(2))
@@ -150,8 +177,13 @@ class FreeVectors(Encoder):
     def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         return (self.users if um is None else self.users_b)[batch["user_idx"]]
 
-    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def item(
+        self, idx: Tensor, *, vm: Tensor | None = None, multi: Any = None, noise: Tensor | None = None, drop: float | None = None
+    ) -> Tensor:
         return (self.items if vm is None else self.items_b)[idx]
+
+    def features(self, idx: Tensor, *, vm: Tensor | None = None, multi: Any = None) -> Tensor:
+        return self.item(idx, vm=vm)
 
     def tables(self) -> list[nn.Parameter]:
         return []

@@ -31,6 +31,7 @@ class FieldEncoder(Encoder):
         self.dim, self.drop, self.interests = model.dim, model.dropout, 1
         self.registry, self.catalogue = registry, catalogue  # features are looked up, not learned: no part of the weights
         self.item_fields = tuple(field for field in registry.item if field.name == "item_id" or model.item_tower == "mlp")
+        self.features_dim = self.width * len(self.item_fields)
         sparse = settings.trainer.optimizer.tables == "rowwise_adagrad"
         names = [field.name for field in (*registry.user, *self.item_fields)]
         self.embed = nn.ModuleDict({name: Table(vocab_sizes[name], self.width, init=model.embedding.init, sparse=sparse) for name in names})
@@ -53,12 +54,23 @@ class FieldEncoder(Encoder):
         return vectors_BD[:, None, :]
 
     def item(
-        self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None, noise: Tensor | None = None
+        self,
+        idx: Tensor,
+        *,
+        vm: Tensor | None = None,
+        multi: Mapping[str, Tensor] | None = None,
+        noise: Tensor | None = None,
+        drop: float | None = None,
     ) -> Tensor:
         """float[n, D]."""
-        input_nE = torch.cat(self.embedded(self.item_ids(idx, vm, multi)), dim=1)
-        vectors_nD: Tensor = self.item_tower(input_nE if isinstance(self.item_tower, nn.Identity) else self.dropped(input_nE, noise))
+        input_nE = self.features(idx, vm=vm, multi=multi)
+        as_it_is = isinstance(self.item_tower, nn.Identity) and drop is None
+        vectors_nD: Tensor = self.item_tower(input_nE if as_it_is else self.dropped(input_nE, noise, drop))
         return vectors_nD
+
+    def features(self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None) -> Tensor:
+        """float[n, E]."""
+        return torch.cat(self.embedded(self.item_ids(idx, vm, multi)), dim=1)
 
     def tables(self) -> list[nn.Parameter]:
         """One a field."""
@@ -106,6 +118,6 @@ class FieldEncoder(Encoder):
             clicked.append(vectors.view(*hist_BL.shape, self.width))
         return clicked, known_BL | never_BL
 
-    def dropped(self, x_BE: Tensor, noise_B: Tensor | None) -> Tensor:
-        """x after dropout, in train mode."""
-        return dropout(x_BE, self.drop, noise_B) if self.training else x_BE
+    def dropped(self, x_BE: Tensor, noise_B: Tensor | None, drop: float | None = None) -> Tensor:
+        """x after dropout, in train mode; drop: in place of model.dropout."""
+        return dropout(x_BE, self.drop if drop is None else drop, noise_B) if self.training else x_BE

@@ -39,11 +39,17 @@ class FM(FieldEncoder):
         return (F.pad(sum_BW, (0, 1), value=1.0) if self.linear else sum_BW)[:, None, :]
 
     def item(
-        self, idx: Tensor, *, vm: Tensor | None = None, multi: Mapping[str, Tensor] | None = None, noise: Tensor | None = None
+        self,
+        idx: Tensor,
+        *,
+        vm: Tensor | None = None,
+        multi: Mapping[str, Tensor] | None = None,
+        noise: Tensor | None = None,
+        drop: float | None = None,
     ) -> Tensor:
         """float[n, D]."""
         ids = self.item_ids(idx, vm, multi)
-        fields_nFW = self._fields(self.embedded(ids), noise)
+        fields_nFW = self._fields(self.embedded(ids), noise, drop)
         sum_nW = fields_nFW.sum(dim=1)
         if not self.linear:
             return sum_nW
@@ -60,6 +66,6 @@ class FM(FieldEncoder):
         assert isinstance(terms, Table)
         return terms
 
-    def _fields(self, fields: list[Tensor], noise: Tensor | None) -> Tensor:
+    def _fields(self, fields: list[Tensor], noise: Tensor | None, drop: float | None = None) -> Tensor:
         """float[n, F, W], after dropout."""
-        return self.dropped(torch.cat(fields, dim=1), noise).view(-1, len(fields), self.width)
+        return self.dropped(torch.cat(fields, dim=1), noise, drop).view(-1, len(fields), self.width)

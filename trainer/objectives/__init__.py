@@ -8,7 +8,9 @@ from conf.settings import Settings
 from trainer.deferred import deferred_init, materialize_module
 from trainer.encoders.encoder import Encoder
 from trainer.objectives.logistic import Logistic
+from trainer.objectives.masked_views import MaskedViews
 from trainer.objectives.mic import MicContrast
+from trainer.objectives.micrec import MicRec
 from trainer.objectives.objective import Objective
 from trainer.objectives.sampled_softmax import SampledSoftmax
 from trainer.objectives.step import Step
@@ -16,7 +18,7 @@ from trainer.objectives.step import Step
 Builder = Callable[[Settings, Encoder], Objective]
 
 BASE_LOSSES: dict[str, Builder] = {"logistic": Logistic, "sampled_softmax": SampledSoftmax}
-OBJECTIVES: dict[str, Builder] = {"mic": MicContrast}
+OBJECTIVES: dict[str, Builder] = {"masked_views": MaskedViews, "mic": MicContrast, "micrec": MicRec}
 
 
 class Criterion(nn.Module):

@@ -28,13 +28,15 @@ def uniform_negatives(num_items: int, known_BR: Tensor, row_B: Tensor, num: int,
     return items_BM, ~hit_BM
 
 
-def shared_set(num_items: int, num: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+def shared_set(
+    num_items: int, num: int, *, seed: int, step: int, device: torch.device | str = "cpu", purpose: Purpose = Purpose.SHARED_SET
+) -> Tensor:
     """int64[min(num, num_items)]: different items of 1..num_items, uniform without replacement, the same on every rank."""
     if num >= num_items:
         return torch.arange(1, num_items + 1, device=device)
     draws = 2 * num
     while True:  # the first `num` different values of an endless row of draws; more draws never change an earlier one
-        items = 1 + below(num_items, seed, step, int(Purpose.SHARED_SET), torch.arange(draws, device=device))
+        items = 1 + below(num_items, seed, step, int(purpose), torch.arange(draws, device=device))
         _, group = torch.unique(items, return_inverse=True)
         position = torch.arange(draws, device=device)
         first = torch.full_like(position, draws).scatter_reduce_(0, group, position, "amin")

@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from conf.masks import I64, Masking, hidden_fields
 from conf.schemas.table import View
 from conf.settings import Settings
 from trainer.backends.backend import Backend
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
+from trainer.mining import Mined
 from trainer.objectives.negatives import known_columns, uniform_negatives
 from trainer.objectives.values import fewer_values
 from trainer.randomness import Purpose, words64
@@ -26,7 +28,8 @@ IDS = ("row", "user_idx", "item_idx")
 class Step:
     """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
     like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
-    notes: what a loss tells of its step, see `note`.
+    masking: how views hide fields, for items that are not the batch's. mining: what was mined so far.
+    watch: whether what is noted is read. notes: what a loss tells of its step, see `note`.
 
     Shapes: B rows of this rank, N rows of all ranks (rank order), K interests, D dimension. The views a and b, and all
     that knows of the N rows, talk to the other ranks: read on every rank or on none, in the same order.
@@ -41,6 +44,9 @@ class Step:
     step: int
     known_positives: Tensor
     item_counts: Tensor
+    masking: Masking
+    mining: Mined | None = None
+    watch: bool = True
     notes: dict[str, Tensor] = field(default_factory=dict)
 
     # ---- this rank's rows ------------------------------------------------------------------------------------------
@@ -48,7 +54,15 @@ class Step:
     @cached_property
     def user_BKD(self) -> Tensor:
         """Users as they are."""
+        if "hist_weight" in self.batch:
+            rows = torch.arange(len(self.batch["row"]), device=self.batch["row"].device)
+            return self.position_BPD[rows, self.batch["hist_len"]][:, None]
         return self.encoder.user(self.batch, noise=self.words(Purpose.USER_CLEAN, self.batch["row"]))
+
+    @cached_property
+    def position_BPD(self) -> Tensor:
+        """Users as they are after each number of clicks of their history."""
+        return self.encoder.prefixes(self.batch, noise=self.words(Purpose.USER_CLEAN, self.batch["row"]))
 
     @cached_property
     def item_BD(self) -> Tensor:
@@ -93,12 +107,24 @@ class Step:
         noise_n = self.words(Purpose.ITEM_VIEW if view == "b" else Purpose.ITEM_VIEW_A, batch["row"])
         fewer = fewer_values(self.settings, "item", view, batch, {name: ids[item_n] for name, ids in self.catalogue.multi.items()})
         given = {"multi": fewer} if fewer else {}
-        view_nD = self.encoder.item(item_n, vm=batch[f"vm_{view}"], noise=noise_n, **given)
+        view_nD = self.encoder.item(item_n, vm=batch[f"vm_{view}"], noise=noise_n, drop=self.settings.model.dropout, **given)
         return view_nD.new_zeros(len(self.batch["row"]), *view_nD.shape[1:]).index_copy(0, rows, view_nD)
 
     def _rows(self, chosen_B: Tensor) -> tuple[Tensor, Batch]:
         rows = chosen_B.nonzero()[:, 0]
         return rows, {name: column[rows] for name, column in self.batch.items()}
+
+    def masked_items(self, items_n: Tensor, view: View, noise_n: Tensor) -> Tensor:
+        """float[n, D] of any items in a view, with masks drawn for these rows. noise: int64[n], a word a row, which all is drawn from."""
+        drop, masks = self.settings.model.dropout, self.settings.samples.masks
+        if view not in self.masking.views:
+            return self.encoder.item(items_n, noise=noise_n, drop=drop)
+        keys: I64 = noise_n.cpu().numpy()
+        hidden = hidden_fields(self.masking.fields("item", view), keys, p=masks.p_field, seed=masks.seed, draw=0)
+        rows = {"sample_id": noise_n, "draw": torch.zeros_like(noise_n)}
+        fewer = fewer_values(self.settings, "item", view, rows, {name: ids[items_n] for name, ids in self.catalogue.multi.items()})
+        given = {"multi": fewer} if fewer else {}
+        return self.encoder.item(items_n, vm=torch.from_numpy(hidden).to(items_n.device), noise=noise_n, drop=drop, **given)
 
     def drawn_items(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
         """Uniform negatives, `num` a row: (vectors float[n, D] of the different ones, which of them int64[B, num], valid bool[B, num])."""

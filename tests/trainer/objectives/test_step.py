@@ -7,8 +7,8 @@ from trainer.objectives import Step
 from trainer.objectives.values import fewer_values
 
 
-def step(batch: dict[str, torch.Tensor] | None = None) -> Step:
-    given = tiny.settings({"model.dropout": 0.3})
+def step(batch: dict[str, torch.Tensor] | None = None, dropout: float = 0.3) -> Step:
+    given = tiny.settings({"model.dropout": dropout})
     return tiny.step(given, tiny.encoder(given), tiny.pairs([3, 5, 3, 1], [2, 2, 4, 2]) if batch is None else batch)
 
 
@@ -22,8 +22,7 @@ def test_the_row_with_the_smallest_number_stands_for_its_user() -> None:
 
 
 def test_views_hold_only_the_rows_that_stand_for_their_entity() -> None:
-    made, plain = step(tiny.batch()), step(tiny.batch())
-    plain.encoder.drop = 0.0  # type: ignore[assignment]
+    made, plain = step(tiny.batch()), step(tiny.batch(), dropout=0.0)
     batch = made.batch
     for view, chosen, whole in (
         (plain.user_b_BKD, plain.first_users[0], plain.encoder.user(batch, um=batch["um_b"], uh=batch["uh_b"])),
@@ -44,8 +43,7 @@ def test_view_a_is_clean_where_it_has_no_masks() -> None:
 def test_view_a_has_masks_and_noise_of_its_own() -> None:
     batch = tiny.batch()
     masks = {f"{name}_a": batch[f"{name}_b"].flip(0) for name in ("um", "uh", "vm")}
-    made, plain = step(batch | masks), step(batch | masks)
-    plain.encoder.drop = 0.0  # type: ignore[assignment]
+    made, plain = step(batch | masks), step(batch | masks, dropout=0.0)
     for view, chosen, whole in (
         (plain.user_a_BKD, plain.first_users[0], plain.encoder.user(batch, um=masks["um_a"], uh=masks["uh_a"])),
         (plain.item_a_BD, plain.first_items[0], plain.encoder.item(batch["item_idx"], vm=masks["vm_a"])),
