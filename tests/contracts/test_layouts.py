@@ -157,6 +157,85 @@ def test_masks_that_are_not_stored_are_the_same(tmp_path: Path, strategy: str) -
         assert_equal(batches_of(with_masks, stored, epoch=epoch), batches_of(without, computed, epoch=epoch))
 
 
+# ---- rows of several clicks ------------------------------------------------------------------------------------------
+
+
+def several(settings: Settings, clicks: int) -> tuple[Settings, Samples]:
+    """The settings, and the published sequences with rows of up to `clicks` clicks."""
+    given = settings.model_dump()
+    chosen = {"samples": {"layout": "sequences"}, "model": {"encoder": "sasrec"}, "base": {"loss": "sampled_softmax"}}
+    chosen["trainer"] = {"clicks_per_row": clicks, "batch": 4}
+    other = Settings.model_validate(given | {name: {**given[name], **values} for name, values in chosen.items()})
+    store = Store.of(settings)
+    manifest = store.manifest("samples", DS, settings)
+    return other, survey(store, manifest, build_backend("single"), num_items=ITEMS, clicks_per_row=clicks)
+
+
+def clicks_of(samples: Samples) -> list[tuple[int, ...]]:
+    """(split, user_idx, position, item_idx, weight) of each click that a row stands for."""
+    found = []
+    for group in samples.groups:
+        table = read_group(group, ("split", "sample_id", "item_idx", "hist", "hist_len", "hist_weight", "weight"))
+        for row in table.to_pylist():
+            user, position = divmod(row["sample_id"], 2**32)
+            found.append((row["split"], user, position, row["item_idx"], row["weight"]))
+            for place, (item, weight) in enumerate(zip(row["hist"], row["hist_weight"], strict=True)):
+                if weight:
+                    found.append((row["split"], user, position - row["hist_len"] + place, item, weight))
+    return found
+
+
+@pytest.mark.parametrize("clicks", [2, 3, 4])
+def test_rows_of_several_clicks_hold_each_click_once(both: Callable[..., tuple[Settings, Samples, Samples]], clicks: int) -> None:
+    settings, windows, sequences = both()
+    _, samples = several(settings, clicks)
+    got, want = clicks_of(samples), clicks_of(sequences)
+    assert sorted(got) == sorted(want)
+    assert samples.train_rows < windows.train_rows * 0.75
+    assert torch.equal(samples.item_counts, windows.item_counts)
+    assert sum(samples.valid) == sum(windows.valid)  # validation rows stay rows of one click
+    for group in samples.groups:
+        table = read_group(group, ("split", "hist_weight")).to_pylist()
+        assert max(sum(weight > 0 for weight in row["hist_weight"]) for row in table) < clicks
+        assert not any(any(row["hist_weight"]) for row in table if row["split"] == VALID)
+
+
+def test_a_row_of_several_clicks_is_that_of_its_last_one(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
+    settings, _, sequences = both()
+    columns = ("sample_id", "user_idx", "item_idx", "ts", "split", "hist", "hist_len", "weight", "user_id", "gender")
+    rows = {row["sample_id"]: row for group in sequences.groups for row in read_group(group, columns).to_pylist()}
+    for group in several(settings, 3)[1].groups:
+        for row in read_group(group, columns).to_pylist():
+            assert row == rows[row["sample_id"]]
+
+
+def test_batches_of_several_clicks_are_the_same_for_any_number_of_workers(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
+    settings, samples = several(both()[0], 4)
+    whole = batches_of(samples, settings, epoch=1)
+    parts = [batches_of(samples, settings, epoch=1, rank=rank, size=2) for rank in (0, 1)]
+    assert_equal(whole, [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(*parts, strict=True)])
+    assert any(batch["hist_weight"].count_nonzero() for batch in whole)
+    assert batches_of(samples, settings, epoch=1, start=2)[0]["sample_id"].equal(whole[2]["sample_id"])
+    ids = torch.cat([batch["sample_id"] for batch in whole])
+    assert len(ids) == len(ids.unique()) > samples.train_rows - settings.trainer.batch - settings.trainer.streams
+
+
+def test_validation_knows_nothing_of_rows_of_several_clicks(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
+    given, windows, _ = both()
+    settings, samples = several(given, 4)
+    stored, cut = read_queries(windows, given, None, [], rank=0, size=1), read_queries(samples, settings, None, [], rank=0, size=1)
+    assert stored is not None and cut is not None  # noqa: PT018
+    assert_equal([stored.batch], [cut.batch])
+    assert torch.equal(stored.truth, cut.truth)
+
+
+def test_windows_have_no_rows_of_several_clicks(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    published(settings, "windows", "r1")
+    with pytest.raises(UsageError, match=r"set samples\.layout: sequences and run: trichannel samples"):
+        several(settings, 3)
+
+
 def test_validation_is_the_same(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
     settings, windows, sequences = both()
     stored, cut = (read_queries(samples, settings, None, [], rank=0, size=1) for samples in (windows, sequences))

@@ -10,7 +10,7 @@ from conf.fields import Registry
 from conf.masks import masking_of, masks_of, masks_of_batch
 from conf.settings import Settings
 from trainer.batches.arrow import read_arrow
-from trainer.batches.columns import Decoded, columns_for, mask_columns, mask_names
+from trainer.batches.columns import WEIGHTS, Decoded, columns_for, mask_columns, mask_names
 from trainer.batches.order import Epoch, Piece, RowGroup, plan_epoch, rows_of, skip_rows
 from trainer.batches.prefetch import Prefetched
 from trainer.batches.survey import Samples, survey
@@ -32,7 +32,7 @@ SOURCES: dict[str, Source] = {"petastorm": _petastorm, "arrow": read_arrow}
 
 
 class Batches:
-    """One rank's batches, epoch by epoch.
+    """One rank's batches, epoch by epoch. masking: how their views hide fields.
 
     Args:
         users: the user table, from which multi-valued user fields are looked up; None where there are none.
@@ -52,7 +52,7 @@ class Batches:
         self._registry: Registry = settings.registry()
         self._rank, self._size = rank, size
         self._stored_masks = settings.samples.masks.stored and not any(group.cut for group in samples.groups)
-        self._masking = masking_of(settings, samples.mask_patterns)
+        self.masking = masking_of(settings, samples.mask_patterns)
 
     def plan(self, epoch: int) -> Epoch:
         """The rows of an epoch, in order; the same on every rank."""
@@ -78,7 +78,7 @@ class Batches:
     def _stream(self, pieces: Sequence[Piece], epoch: int, skip: int) -> "_Stream":
         settings = self._settings
         masks = mask_columns(settings.samples.masks.strategy, self._draw(epoch)) if self._stored_masks else ()
-        columns = columns_for(self._registry) + masks
+        columns = columns_for(self._registry, clicks_per_row=settings.trainer.clicks_per_row) + masks
         left = list(skip_rows(pieces, skip))
         decoded = SOURCES[settings.trainer.batches]([piece.group for piece in left], columns, settings.model.history)
         return _Stream(left, decoded, seed=settings.trainer.seed, epoch=epoch)
@@ -93,16 +93,17 @@ class Batches:
 
         batch = {name: whole(name) for name in ("sample_id", "user_idx", "item_idx", "hist", "hist_len")}
         batch["row"] = torch.from_numpy(row)
-        batch["weight"] = torch.from_numpy(rows["weight"].astype(np.float32))
+        for name in (name for name in WEIGHTS if name in rows):
+            batch[name] = torch.from_numpy(rows[name].astype(np.float32))
         batch["draw"] = torch.full_like(batch["row"], draw)
         if not self._stored_masks:
             sample_id, hist_len = rows["sample_id"].astype(np.int64), rows["hist_len"].astype(np.int64)
-            rows = {**rows, **masks_of(self._masking, sample_id, hist_len, draw)}
+            rows = {**rows, **masks_of(self.masking, sample_id, hist_len, draw)}
         masks = self._settings.samples.masks
         for mask in mask_names(masks.strategy):
             batch[mask] = whole(f"{mask}{draw}")
         if masks.strategy == "cfm" and masks.cfm_seed == "per_batch":
-            batch |= {name: torch.from_numpy(mask) for name, mask in masks_of_batch(self._masking, len(row), number).items()}
+            batch |= {name: torch.from_numpy(mask) for name, mask in masks_of_batch(self.masking, len(row), number).items()}
         for field in self._registry.user:
             if field.role == "single":
                 batch[f"user.{field.name}"] = whole(field.name)

@@ -16,6 +16,8 @@ Decoded = Mapping[str, npt.NDArray[np.generic]]
 
 PLAIN = ("sample_id", "user_idx", "item_idx", "split", "hist", "hist_len", "weight")
 
+WEIGHTS = ("weight", "hist_weight")
+
 AGAIN = "restore the file, or run: trichannel samples --force"
 
 
@@ -29,9 +31,10 @@ def mask_columns(strategy: Strategy, draw: int) -> tuple[str, ...]:
     return tuple(f"{mask}{draw}" for mask in mask_names(strategy))
 
 
-def columns_for(registry: Registry) -> tuple[str, ...]:
-    """The columns every epoch needs: ids, history, single user fields."""
-    return PLAIN + tuple(field.name for field in registry.user if field.role == "single")
+def columns_for(registry: Registry, *, clicks_per_row: int = 1) -> tuple[str, ...]:
+    """The columns every epoch needs: ids, history, single user fields; the weights of a row's other clicks where it stands for several."""
+    plain = PLAIN if clicks_per_row == 1 else (*PLAIN, "hist_weight")
+    return plain + tuple(field.name for field in registry.user if field.role == "single")
 
 
 def to_numpy(table: pa.Table, group: RowGroup, history: int) -> Decoded:
@@ -72,7 +75,7 @@ def check(decoded: Decoded, group: RowGroup, columns: Sequence[str], history: in
     if decoded["hist"].shape != (rows, history):
         raise wrong_length(decoded["hist"].shape[1:], group, history)
     # integers with nulls decode to floats, in both sources
-    floats = [name for name in columns if name != "weight" and decoded[name].dtype.kind not in "iu"]
+    floats = [name for name in columns if name not in WEIGHTS and decoded[name].dtype.kind not in "iu"]
     if floats or np.isnan(decoded["weight"]).any():
         raise BadDataError(group.file, [Fault(f"column {name!r} has nulls or is no integer", fix=AGAIN) for name in floats or ["weight"]])
     return decoded

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from conf.errors import BadDataError, Fault
+from conf.errors import BadDataError, Fault, UsageError
 from conf.files import open_root
 from conf.storage import FileEntry, Manifest, Store
 from conf.tables import TRAIN, VALID
@@ -59,22 +60,26 @@ class Samples:
         return Samples(groups, (0,) * len(groups), counts, none, self.mask_patterns)
 
 
-def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int) -> Samples:
+def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int, clicks_per_row: int = 1) -> Samples:
     """Count rows and clicks, each rank its share of the row groups (two thin columns of them); collective.
+
+    Args:
+        clicks_per_row: clicks that a train row stands for, at most.
 
     Raises:
         BadDataError: a file cannot be read, differs from its manifest, or names an item that the catalogue does not have.
+        UsageError: rows of several clicks of a table in layout windows.
     """
-    bare = _row_groups(store, manifest)
+    bare = _row_groups(store, manifest, clicks_per_row)
     counts = np.zeros((len(bare), 2), dtype=np.int64)
     items = np.zeros((2, num_items + 1), dtype=np.int64)
     for number in range(backend.rank, len(bare), backend.size):
-        split, item = _columns(bare[number])
+        split, kinds, item = _clicks(bare[number], clicks_per_row > 1)
         if len(split) and not 1 <= item.min() <= item.max() <= num_items:
             found = f"{item.min()}..{item.max()}, catalogue: 1..{num_items}"
             raise BadDataError(bare[number].file, [Fault("item_idx outside the catalogue", found, "run: trichannel samples --force")])
         counts[number] = (split == TRAIN).sum(), (split == VALID).sum()
-        items += [np.bincount(item[split == kind], minlength=num_items + 1) for kind in (TRAIN, VALID)]
+        items += [np.bincount(item[kinds == kind], minlength=num_items + 1) for kind in (TRAIN, VALID)]
     totals = backend.sum(torch.from_numpy(counts)).tolist()
     groups = tuple(replace(group, train=train) for group, (train, _) in zip(bare, totals, strict=True))
     train_counts, valid_counts = backend.sum(torch.from_numpy(items))
@@ -82,11 +87,14 @@ def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int
     return Samples(groups, tuple(valid for _, valid in totals), train_counts, valid_counts, patterns)
 
 
-def _row_groups(store: Store, manifest: Manifest) -> list[RowGroup]:
+def _row_groups(store: Store, manifest: Manifest, clicks: int) -> list[RowGroup]:
     groups: list[RowGroup] = []
     sequences = manifest.facts.get("sequences")  # of layout sequences only: how its rows are cut
+    if clicks > 1 and not sequences:
+        fault = Fault("table samples is of layout windows, a row a click", fix="set samples.layout: sequences and run: trichannel samples")
+        raise UsageError("trainer.clicks_per_row", [fault])
     for entry, file in zip(manifest.files, store.files_of(manifest), strict=True):
-        cut = SequenceFile(file, **sequences) if sequences else None
+        cut = SequenceFile(file, **sequences, clicks=clicks) if sequences else None
         for index, rows in enumerate(cut.sizes(entry.rows) if cut else _sizes(entry, file)):
             groups.append(RowGroup(file, index, len(groups), rows, 0, cut=cut))
     return groups
@@ -101,9 +109,20 @@ def _sizes(entry: FileEntry, file: str) -> Sequence[int]:
         return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
 
 
-def _columns(group: RowGroup) -> tuple[Integers, Integers]:
-    table = read_group(group, ("split", "item_idx"))
-    if table.num_rows != group.rows or table.num_columns != 2:
+def _columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
+    table = read_group(group, names)
+    if table.num_rows != group.rows or table.num_columns != len(names):
         found = f"{table.num_rows} rows, columns {', '.join(table.column_names)}"
         raise BadDataError(group.file, [Fault(f"row group {group.index} is not as its manifest says", found)])
-    return table.column("split").to_numpy(), table.column("item_idx").to_numpy()
+    return table
+
+
+def _clicks(group: RowGroup, several: bool) -> tuple[Integers, Integers, Integers]:
+    """int[rows]: the split of each row; int[n], int[n]: split and item_idx of each click that one of the rows stands for."""
+    table = _columns(group, ("split", "item_idx", "hist", "hist_weight") if several else ("split", "item_idx"))
+    split, item = table.column("split").to_numpy(), table.column("item_idx").to_numpy()
+    if not several:
+        return split, split, item
+    hist, weight = (table.column(name).combine_chunks().flatten().to_numpy().reshape(len(split), -1) for name in ("hist", "hist_weight"))
+    own = weight > 0
+    return split, np.concatenate([split, np.repeat(split, own.sum(axis=1))]), np.concatenate([item, hist[own]])

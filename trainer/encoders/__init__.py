@@ -13,6 +13,7 @@ from trainer.encoders.dssm import DSSM
 from trainer.encoders.encoder import Batch, Encoder
 from trainer.encoders.fm import FM
 from trainer.encoders.ican import ICAN
+from trainer.encoders.sasrec import SASRec
 from trainer.encoders.youtube_dnn import YoutubeDNN
 
 ENCODERS: dict[str, Callable[[Settings, Registry, Catalogue, Mapping[str, int]], Encoder]] = {
@@ -24,6 +25,7 @@ ENCODERS: dict[str, Callable[[Settings, Registry, Catalogue, Mapping[str, int]],
     "autoint": AutoInt,
     "deepfm": DeepFM,
     "fm": FM,
+    "sasrec": SASRec,
 }
 
 

@@ -8,13 +8,15 @@ from trainer.encoders.encoder import Encoder
 from trainer.objectives.contrast import nce_over, rest_of_product, rest_of_scores
 from trainer.objectives.negatives import known_columns, shared_set
 from trainer.objectives.objective import Objective
+from trainer.objectives.pairs import Pairs, pairs_of
 from trainer.objectives.similarity import precise, readout, unit
 from trainer.objectives.step import Step
 from trainer.randomness import Purpose
 
 
 class SampledSoftmax(Objective):
-    """-s+ / t + ln(sum over the clicked and the other items of exp(s / t - ln q)), mean over rows weighted by click.
+    """-s+ / t + ln(sum over the clicked and the other items of exp(s / t - ln q)), mean over clicks by their weight: the rows' targets,
+    or all clicks that rows train on (see `pairs_of`).
 
     s is the encoder's own similarity. The others, by settings.base.negatives: `uniform` num_negatives drawn for each row;
     `shared` one drawn set of that size for the whole batch; `in_batch` the targets of all rows of all ranks; `mixed` in_batch
@@ -40,22 +42,23 @@ class SampledSoftmax(Objective):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"loss": scalar}."""
-        item_BD = self._compared(step, step.item_BD)
-        user_BD = readout(self._compared(step, step.user_BKD), item_BD)
-        pos_B = (user_BD * item_BD).sum(dim=1) / self.temperature
+        pairs = pairs_of(step)
+        item_TD = self._compared(step, pairs.item_TD)
+        user_TD = readout(self._compared(step, pairs.user_TKD), item_TD)
+        pos_T = (user_TD * item_TD).sum(dim=1) / self.temperature
         if self.uniform:
-            rest_B = self._rest_of_drawn(step, user_BD)
+            rest_T = self._rest_of_drawn(step, pairs, user_TD)
         else:
-            column_MD, items_M, valid_BM = self._common_columns(step, item_BD)
-            query_BD = user_BD / self.temperature
+            column_MD, items_M, valid_BM = self._common_columns(step)
+            query_TD = user_TD / self.temperature
             if self.corrected:  # after the temperature; never at retrieval. As one more dimension: <[u / t, 1], [v, -ln q]>
                 column_MD = torch.cat([column_MD, -self.log_q(step, items_M).to(column_MD.dtype)[:, None]], dim=1)
-                query_BD = torch.cat([query_BD, torch.ones_like(query_BD[:, :1])], dim=1)
-                pos_B = pos_B - self.log_q(step, step.batch["item_idx"]).to(pos_B.dtype)
-            rest_B = rest_of_product(query_BD, column_MD, valid_BM)
-        loss_B, _ = nce_over(pos_B[:, None], torch.ones_like(pos_B[:, None], dtype=torch.bool), rest_B)
-        weight_B = step.batch["weight"].to(loss_B.dtype)
-        return {"loss": step.share_of_mean((loss_B * weight_B).sum(), step.backend.sum(weight_B.sum()))}
+                query_TD = torch.cat([query_TD, torch.ones_like(query_TD[:, :1])], dim=1)
+                pos_T = pos_T - self.log_q(step, pairs.item_T).to(pos_T.dtype)
+            rest_T = rest_of_product(query_TD, column_MD, valid_BM if pairs.places == 1 else valid_BM[pairs.row_T])
+        loss_T, _ = nce_over(pos_T[:, None], torch.ones_like(pos_T[:, None], dtype=torch.bool), rest_T)
+        weight_T = pairs.weight_T.to(loss_T.dtype)
+        return {"loss": step.share_of_mean((loss_T * weight_T).sum(), step.backend.sum(weight_T.sum()))}
 
     def log_q(self, step: Step, items: Tensor) -> Tensor:
         """float64: ln(N p + m / num_items), the number of columns expected to hold each item.
@@ -71,21 +74,23 @@ class SampledSoftmax(Objective):
     def _compared(self, step: Step, vectors: Tensor) -> Tensor:
         return unit(vectors) if step.encoder.similarity == "cosine" else precise(vectors)
 
-    def _rest_of_drawn(self, step: Step, user_BD: Tensor) -> Tensor:
-        """float[B]: each row against its own draws."""
-        drawn_nD, which_BM, valid_BM = step.drawn_items(self.num)
-        drawn_BMD = self._compared(step, drawn_nD).index_select(0, which_BM.flatten()).view(*which_BM.shape, -1)
-        return rest_of_scores(torch.einsum("bd,bmd->bm", user_BD, drawn_BMD) / self.temperature, valid_BM)
+    def _rest_of_drawn(self, step: Step, pairs: Pairs, user_TD: Tensor) -> Tensor:
+        """float[T]: each click against draws of its own."""
+        drawn_nD, which_BM, valid_BM = step.drawn_items(self.num * pairs.places)
+        spot_T = pairs.row_T * pairs.places + pairs.place_T
+        which_TM, valid_TM = (x.view(-1, self.num).index_select(0, spot_T) for x in (which_BM, valid_BM))
+        drawn_TMD = self._compared(step, drawn_nD).index_select(0, which_TM.flatten()).view(*which_TM.shape, -1)
+        return rest_of_scores(torch.einsum("td,tmd->tm", user_TD, drawn_TMD) / self.temperature, valid_TM)
 
-    def _common_columns(self, step: Step, item_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all rows are compared with."""
+    def _common_columns(self, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(vectors [M, D], item_idx [M], valid [B, M]) of the columns that all clicks of the rows are compared with."""
         vectors, items, valid = [], [], []
         if self.in_batch:
-            vectors += step.gather([item_BD])
+            vectors += step.gather([self._compared(step, step.item_BD)])
             items.append(step.all_ids("item_idx"))
             valid.append(step.negative_items_BN)
         if self.shared:
-            drawn = shared_set(step.catalogue.num_items, self.num, seed=step.seed, step=step.step, device=item_BD.device)
+            drawn = shared_set(step.catalogue.num_items, self.num, seed=step.seed, step=step.step, device=step.batch["row"].device)
             noise = step.words(Purpose.SHARED_ITEMS, torch.arange(len(drawn), device=drawn.device))
             vectors.append(self._compared(step, step.encoder.item(drawn, noise=noise)))  # every rank encodes the same set
             items.append(drawn)

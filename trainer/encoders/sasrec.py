@@ -1,0 +1,126 @@
+"""SASRec: causal self-attention over the clicks of a history, with a user vector after each of them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conf.fields import EMPTY, PAD, Registry
+from conf.settings import Settings
+from trainer.catalogue import Catalogue
+from trainer.encoders.encoder import Batch
+from trainer.encoders.fields import FieldEncoder
+from trainer.encoders.layers import Dense, Linear, Norm, kept_clicks
+from trainer.randomness import fill_uniform_, words64
+
+_ROWS = 1024  # users encoded at a time where no gradient is wanted: each has a vector a position, and hidden ones four times as wide
+
+
+class Positions(nn.Module):
+    """A learned vector for each number of clicks before: uniform in (-init, init), as the embeddings they are added to."""
+
+    def __init__(self, num: int, width: int, *, init: float) -> None:
+        super().__init__()
+        self.init = init
+        self.weight = nn.Parameter(torch.empty(num, width))
+
+    def reset(self, seed: int, name: str) -> None:
+        """Fill the rows."""
+        fill_uniform_(self.weight, self.init, seed, f"{name}.weight")
+
+
+class Block(nn.Module):
+    """The parts of a pre-norm transformer block: attention, and two dense layers (ReLU), each on the norm of what it is added to.
+
+    Source: Vaswani et al. 2017, "Attention is all you need", 3.1-3.3; the norm before each part as in Xiong et al. 2020.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_dense = Norm(width), Norm(width)
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.out = Dense(width, width)
+        self.dense = nn.Sequential(Dense(width, 4 * width), nn.ReLU(), Dense(4 * width, width))
+
+    def attention(self, x_BPW: Tensor, seen_BPP: Tensor) -> Tensor:
+        """float[B, P, W]: what each position reads out of those it sees; one at least."""
+        x_BPW = self.norm_attention(x_BPW)
+        query, key, value = (part(x_BPW).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        mixed_BHPV = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_BPP[:, None])
+        out: Tensor = self.out(mixed_BHPV.transpose(1, 2).flatten(2))
+        return out
+
+    def layers(self, x_BPW: Tensor) -> Tensor:
+        """float[B, P, W]: each position on its own."""
+        out: Tensor = self.dense(self.norm_dense(x_BPW))
+        return out
+
+
+class SASRec(FieldEncoder):
+    """user = the last output of transformer blocks over (EMPTY, clicks), each click its item_id embedding and its position; item =
+    MLP(item fields), or the id's embedding. Positions are counted from the oldest click of the history; every output sees only what
+    comes before it, so one pass gives the user after each click (`prefixes`), as `user` would give it for that shorter history.
+
+    Where there are user fields (or embeddings are not as wide as vectors), each output goes with them through an MLP, ReLU.
+
+    Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", with pre-norm blocks, dense layers of 4 times the width,
+    and, by default, cosine in place of the inner product.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
+        super().__init__(settings, registry, catalogue, vocab_sizes)
+        given, self.length = settings.model.sasrec, settings.model.history
+        self.similarity = given.similarity
+        self.places = Positions(1 + self.length, self.width, init=settings.model.embedding.init)
+        self.blocks = nn.ModuleList(Block(self.width, given.heads) for _ in range(given.blocks))
+        self.norm = Norm(self.width)
+        self.user_tower = nn.Identity()
+        if registry.user or self.width != self.dim:
+            self.user_tower = self.dense(self.width * (1 + len(registry.user)), settings.model.hidden, self.dim)
+        self.item_tower = self.dense_items(settings)
+
+    def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """float[B, 1, D]."""
+        num = len(batch["hist_len"])
+        step = max(1, num) if torch.is_grad_enabled() else _ROWS
+        parts = []
+        for rows in (slice(start, start + step) for start in range(0, max(1, num), step)):
+            part = {name: column[rows] for name, column in batch.items()}
+            masks = [None if given is None else given[rows] for given in (um, uh, noise)]
+            vectors_BPD = self._outputs(part, *masks)
+            length_B = part["hist_len"]
+            parts.append(vectors_BPD[torch.arange(len(length_B), device=length_B.device), length_B])
+        return torch.cat(parts)[:, None, :]
+
+    def prefixes(self, batch: Batch, *, noise: Tensor | None = None) -> Tensor:
+        """float[B, L + 1, D]: vector n is the user's after n clicks of the history; see Encoder."""
+        return self._outputs(batch, None, None, noise)
+
+    def _outputs(self, batch: Batch, um: Tensor | None, uh: Tensor | None, noise: Tensor | None) -> Tensor:
+        """float[B, P, D], P = 1 + the longest history there is room for; what stands behind a row's own history means nothing."""
+        hist_BL, length_B = batch["hist"][:, : self.length], batch["hist_len"]
+        known_BL = kept_clicks(length_B, hist_BL.shape[1], uh)
+        ids_BL = self.catalogue.single["item_id"][hist_BL].masked_fill(~known_BL, PAD)
+        known_BP, ids_BP = F.pad(known_BL, (1, 0), value=True), F.pad(ids_BL, (1, 0), value=EMPTY)
+        num_places = ids_BP.shape[1]
+        earlier_PP = torch.ones(num_places, num_places, dtype=torch.bool, device=hist_BL.device).tril()
+        seen_BPP = earlier_PP & known_BP[:, None, :]
+        x_BPW = self._dropped(self.table("item_id")(ids_BP) + self.places.weight[:num_places], noise, 0)
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x_BPW = x_BPW + self._dropped(block.attention(x_BPW, seen_BPP), noise, 1 + 2 * number)
+            x_BPW = x_BPW + self._dropped(block.layers(x_BPW), noise, 2 + 2 * number)
+        x_BPW = self.norm(x_BPW)
+        if isinstance(self.user_tower, nn.Identity):
+            out: Tensor = x_BPW
+            return out
+        fields = [field_BW[:, None].expand_as(x_BPW) for field_BW in self.embedded(self.user_ids(batch, um))]
+        vectors_BPD: Tensor = self.user_tower(self._dropped(torch.cat([x_BPW, *fields], dim=2), noise, 1 + 2 * len(self.blocks)))
+        return vectors_BPD
+
+    def _dropped(self, x_BPW: Tensor, noise: Tensor | None, place: int) -> Tensor:
+        """x after dropout, in train mode; each place where something drops has numbers of its own."""
+        x_BE = self.dropped(x_BPW.flatten(1), None if noise is None else words64(place, noise))
+        return x_BE.view(x_BPW.shape)
