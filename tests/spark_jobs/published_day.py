@@ -102,7 +102,18 @@ def training_log() -> list[dict[str, Any]]:
     """Lines as the trainer writes them: three epochs, the best validation recall in the second and, again, in the third."""
     losses = [(0, 50, 2.5, 6.0), (1, 100, 2.0, 5.0), (2, 120, 1.75, 4.5)]
     steps = [
-        {"kind": "step", "epoch": e, "step": s, "loss": a, "mic.uv": b, "grad_norm": 1.0, "samples_per_s": 9.0} for e, s, a, b in losses
+        {
+            "kind": "step",
+            "epoch": e,
+            "step": s,
+            "loss": a,
+            "mic.uv": b,
+            "grad_norm": 1.0,
+            "grad_norm.dense": 1.0,
+            "watch.ui_align": 0.5,
+            "samples_per_s": 9.0,
+        }
+        for e, s, a, b in losses
     ]
     epochs = [
         {

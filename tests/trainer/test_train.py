@@ -14,6 +14,7 @@ from conf.settings import Settings
 from conf.storage import Store
 from tests.trainer.planted import DS, World, planted_settings, publish, world
 from tests.trainer.trained import metrics, model, with_trainer
+from trainer import diagnostics
 from trainer.checkpoints import work_folder
 from trainer.train import run
 
@@ -62,8 +63,13 @@ def test_a_training_publishes_a_model(day: Day, asked: Asked, capsys: pytest.Cap
     epochs = metrics(settings, "epoch")
     assert [line["epoch"] for line in epochs] == [0, 1]
     assert {"loss", "logistic.loss", "mic.uv", "mic.uu", "mic.vv", "grad_norm", "recall@10", "steps"} <= set(epochs[0])
+    assert {"grad_norm.dense", "grad_norm.tables", "watch.ui_align", "watch.uu_uniform", "watch.ii_uniform", "watch.mic.uv.pos"} <= set(
+        epochs[0]
+    )
+    assert manifest.counters["collapsed_epochs"] == 0
     steps = metrics(settings, "step")
     assert sum(line["step"] == manifest.counters["steps_per_epoch"] * 2 for line in steps) == 1
+    assert all("watch.ui_align" in line for line in steps)
 
     # the same again: nothing to do; forced: the same model to the last digit of its hash
     assert run(asked(settings, "r2")) == 0
@@ -71,6 +77,15 @@ def test_a_training_publishes_a_model(day: Day, asked: Asked, capsys: pytest.Cap
     assert run(asked(settings, "r3", force=True)) == 0
     assert model(settings).run_id == "r3"
     assert model(settings).content_hash == manifest.content_hash
+
+
+def test_a_collapse_is_told(day: Day, asked: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "COLLAPSED", -7.9)  # so that any model has collapsed
+    settings, _ = day(trainer={"epochs": 2})
+    run(asked(settings))
+    told = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "collapse"]
+    assert [(line["epoch"], line["side"]) for line in told] == [(0, "users"), (0, "items"), (1, "users"), (1, "items")]
+    assert model(settings).counters["collapsed_epochs"] == 2
 
 
 def test_petastorm_and_arrow_train_the_same_model(day: Day, asked: Asked) -> None:

@@ -31,7 +31,7 @@ def test_in_batch_equals_the_slow_twin() -> None:
         for j in range(num):
             known = item_idx[j] in step.known_positives[i].tolist() or user_idx[i] == user_idx[j]
             if i == j or not known:
-                z = 10 * float(torch.cosine_similarity(user, encoder.items[item_idx[j]], dim=0))
+                z = 10 * float(torch.cosine_similarity(user, encoder.items[item_idx[j]], dim=0).detach())
                 own = float(step.batch["weight"][i]) * (1 if i == j else 1 / (num - 1))
                 total += own * math.log1p(math.exp(-z if i == j else z))
                 weight += own
