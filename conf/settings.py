@@ -104,7 +104,6 @@ class Settings(Section):
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
         if self.trainer.clicks_per_row > 1:
             yield from self._several_clicks_faults()
-        mic = self.objectives.mic
         if self.mining:
             yield from self._mining_faults(self.mining)
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
@@ -135,7 +134,8 @@ class Settings(Section):
             yield "mining.user_items: enters objectives.mic's uv; give it a weight"
         if mining.user_items != "off" and mic.logq:
             yield "mining.user_items: what is mined comes as often as it is near, not as it is clicked; set objectives.mic.logq: false"
-        if (mining.positives or mining.hard_negatives) and mic.uu == 0 and mic.vv == 0 and mining.user_items != "hard_negative":
+        hard = mining.hard_negatives and mining.user_items != "hard_negative"
+        if (mining.positives or hard) and mic.uu == 0 and mic.vv == 0:
             yield "mining: positives and hard_negatives enter objectives.mic's uu and vv; give one of them a weight"
 
     def _semantics_faults(self) -> Iterator[str]:

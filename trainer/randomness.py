@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     MINED_POSITIVE_ITEMS = 20
     HARD_NEGATIVES = 21
     HARD_NEGATIVE_ITEMS = 22
+    RECOMMENDED = 23
 
 
 def _signed(word: int) -> int:

@@ -226,7 +226,7 @@ class Work:
             settings=settings,
             beat=self.watchdog.beat,
             dump=checkpoints.dump,
-            miner=build_miner(settings, tables, samples, self.encoder, self.backend, beat=self.watchdog.beat),
+            miner=build_miner(settings, tables, samples, self.encoder, criterion, self.backend, beat=self.watchdog.beat),
         )
 
     def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:

@@ -13,6 +13,8 @@ def test_off_unless_given() -> None:
     given = load("demo", [MIC, "mining.neighbours=7"])
     assert given.mining is not None
     assert (given.mining.neighbours, given.mining.hard_negatives) == (7, 8)
+    only = ["mining.user_items=hard_negative", "mining.positives=0", "objectives.mic.uu=0", "objectives.mic.vv=0"]
+    assert load("demo", [MIC, *only]).mining is not None
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,11 @@ def test_off_unless_given() -> None:
         (["mining.replace=true", "mining.positives=2"], "set mining.positives: 1"),
         (["mining.bank=queue"], "set mining.hard_negatives: 0"),
         (["mining.positives=1", "objectives.mic.uu=0", "objectives.mic.vv=0"], "give one of them a weight"),
-        (["mining.positives=1", "objectives.mic=null"], "give one of them a weight"),
+        (["mining.positives=1", "objectives.mic=null"], "enters objectives.mic; give it a weight"),
+        (["mining.user_items=positive", "objectives.mic.uv=0"], "enters objectives.mic's uv"),
+        (["mining.user_items=positive", "objectives.mic.logq=true"], "set objectives.mic.logq: false"),
+        (["mining.user_items=positive", "mining.bank=queue", "mining.hard_negatives=0"], "set mining.bank: full"),
+        (["mining.user_items=hard_negative", "mining.hard_negatives=0"], "give a number"),
     ],
 )
 def test_what_would_do_nothing_is_refused(overrides: list[str], message: str) -> None:

@@ -1,11 +1,11 @@
 """When the tables of mining are made anew, and how a training that was cut takes them up again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.draws import seed_of, words64
 from conf.sections.training import Mining
@@ -15,6 +15,7 @@ from trainer.batches import Samples
 from trainer.encoders import Encoder
 from trainer.mining.queries import UserQueries, read_queries
 from trainer.mining.recent import Recent
+from trainer.mining.recommended import LISTS, Recommended, recommend
 from trainer.mining.refresh import mine
 from trainer.mining.shared import Shared
 from trainer.mining.side import ARRAYS, Side
@@ -30,13 +31,14 @@ _PARTS: Final[Mapping[SideName, str]] = {"user": "uu", "item": "vv"}
 class Mined:
     """What a step draws from. step: when it was found, by number of steps before. queries: as live users are encoded from.
 
-    usable: False while a queue fills before the end of warm-up.
+    recommended: None unless something is mined between users and items. usable: False while a queue fills before the end of warm-up.
     """
 
     given: Mining
     step: int
     sides: Mapping[SideName, Side | Recent]
     queries: UserQueries | None
+    recommended: Recommended | None = None
     usable: bool = True
 
 
@@ -46,6 +48,7 @@ class Miner:
     Args:
         items: int64, item_idx of those clicked in train, ascending.
         queries: what stands for each training user; None where users are not mined.
+        joint: modules that take users and items into their joint space; None where nothing is mined between them.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Miner:
         items: Tensor,
         queries: UserQueries | None,
         seed: int,
+        joint: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
         self.given, self._encoder, self._shared, self._seed = given, encoder, shared, seed
-        self._items, self._queries, self._sides = items, queries, sides
+        self._items, self._queries, self._sides, self._joint = items, queries, sides, joint
         self._mined: Mined | None = None
         self._warm = 0
         if given.bank == "queue":
@@ -94,22 +98,40 @@ class Miner:
                 seed = int(words64(self._seed, seed_of(f"mining {side}"), number))
                 sides[side], measured = self._mine(side, seed)
                 values |= {f"{side}.{name}": value for name, value in measured.items()}
+            recommended = self._recommend()
         self._encoder.train(training)
-        self._mined = Mined(self.given, number, sides, self._queries)
+        self._mined = Mined(self.given, number, sides, self._queries, recommended)
+        if recommended is not None:
+            values["recommended.similarity"] = float(recommended.similarities.double().mean())
         return values
 
     def _mine(self, side: SideName, seed: int) -> tuple[Side, dict[str, float]]:
-        device = self._shared.device
         if side == "item":
-            ids = self._items
-            return mine(ids, lambda at: self._encoder.item(ids[at].to(device))[:, None], self.given, self._shared, seed=seed)
-        queries = self._queries
-        assert queries is not None
+            return mine(self._items, self._encode_items, self.given, self._shared, seed=seed)
+        assert self._queries is not None
+        return mine(self._queries.idx, self._encode_users, self.given, self._shared, seed=seed, most=self.given.user_sample)
 
-        def encode(at: Tensor) -> Tensor:
-            return self._encoder.user({name: column.to(device) for name, column in queries.batch(at).items()})
+    def _recommend(self) -> Recommended | None:
+        if self._joint is None or self.given.user_items == "off":
+            return None
+        assert self._queries is not None
+        project_user, project_item = self._joint
+        return recommend(
+            self._queries,
+            self._items,
+            lambda at: project_user(self._encode_users(at)),
+            lambda at: project_item(self._encode_items(at)),
+            self._shared,
+            keep=self.given.user_items,
+        )
 
-        return mine(queries.idx, encode, self.given, self._shared, seed=seed, most=self.given.user_sample)
+    def _encode_items(self, places: Tensor) -> Tensor:
+        return self._encoder.item(self._items[places].to(self._shared.device))[:, None]
+
+    def _encode_users(self, places: Tensor) -> Tensor:
+        assert self._queries is not None
+        batch = self._queries.batch(places)
+        return self._encoder.user({name: column.to(self._shared.device) for name, column in batch.items()})
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -123,7 +145,9 @@ class Miner:
     def tables(self) -> dict[str, dict[str, Tensor]]:
         """The tables of the last search, by side: what is kept once a search, not with every checkpoint."""
         assert self._mined is not None
-        return {name: side.arrays() for name, side in self._mined.sides.items() if isinstance(side, Side)}
+        tables: dict[str, dict[str, Tensor]] = {name: s.arrays() for name, s in self._mined.sides.items() if isinstance(s, Side)}
+        recommended = self._mined.recommended
+        return tables | ({} if recommended is None else {"recommended": recommended.arrays()})
 
     def restore(self, state: Mapping[str, Any] | None, read_tables: Callable[[], Mapping[str, Mapping[str, Tensor]]]) -> None:
         """Take up what `state` and `tables` gave; the tables are read by one worker of each host."""
@@ -137,9 +161,14 @@ class Miner:
         def build() -> dict[str, Tensor]:
             return {f"{side}.{name}": array for side, arrays in read_tables().items() for name, array in arrays.items()}
 
-        mapped = self._shared.once([f"{side}.{name}" for side in self._sides for name in ARRAYS], build)
-        sides: dict[SideName, Side | Recent] = {s: Side.of({name: mapped[f"{s}.{name}"] for name in ARRAYS}) for s in self._sides}
-        self._mined = Mined(self.given, int(state["step"]), sides, self._queries)
+        kept: dict[str, Sequence[str]] = dict.fromkeys(self._sides, ARRAYS)
+        if self._joint is not None and self.given.user_items != "off":
+            kept["recommended"] = LISTS
+        mapped = self._shared.once([f"{table}.{name}" for table, names in kept.items() for name in names], build)
+        found = {table: {name: mapped[f"{table}.{name}"] for name in names} for table, names in kept.items()}
+        recommended = Recommended.of(found["recommended"]) if "recommended" in found else None
+        sides: dict[SideName, Side | Recent] = {side: Side.of(found[side]) for side in self._sides}
+        self._mined = Mined(self.given, int(state["step"]), sides, self._queries, recommended)
 
 
 def build_miner(
@@ -147,6 +176,7 @@ def build_miner(
     tables: Tables,
     samples: Samples,
     encoder: Encoder,
+    criterion: nn.Module,
     backend: Backend,
     *,
     beat: Callable[[], None],
@@ -156,10 +186,14 @@ def build_miner(
     given, mic = settings.mining, settings.objectives.mic
     if given is None or mic is None or mic.weight == 0:
         return None
-    sides: tuple[SideName, ...] = tuple(side for side, part in _PARTS.items() if getattr(mic, part) != 0)
+    wanted = given.positives or given.hard_negatives
+    sides: tuple[SideName, ...] = tuple(side for side, part in _PARTS.items() if wanted and getattr(mic, part) != 0)
+    joint = None
+    if given.user_items != "off":
+        joint = criterion.get_submodule("losses.mic.project_user"), criterion.get_submodule("losses.mic.project_item")
     shared = Shared(backend, beat, device)
     # live users are encoded from their queries; a queue of detached ones needs none
-    needed = "user" in sides and (given.bank == "full" or given.encode == "live")
+    needed = joint is not None or ("user" in sides and (given.bank == "full" or given.encode == "live"))
     queries = read_queries(tables, samples, settings, shared).to(shared.device) if needed else None
     items = samples.item_counts.nonzero()[:, 0]
-    return Miner(given, encoder, shared, sides=sides, items=items, queries=queries, seed=settings.trainer.seed)
+    return Miner(given, encoder, shared, sides=sides, items=items, queries=queries, seed=settings.trainer.seed, joint=joint)

@@ -149,10 +149,15 @@ class Side:
         return torch.where(valid, self.anchors[self.bank[entity]], 0)
 
 
-def chosen_by_luck(entity_Bc: Tensor, valid_Bc: Tensor, row_B: Tensor, num: int, key: Key) -> tuple[Tensor, Tensor]:
-    """(int64[B, min(num, c)] columns, bool which are valid): different entities, uniform among the valid ones of each row."""
-    # an entity may be near in several of its vectors
-    valid_Bc = valid_Bc & ~_repeated(entity_Bc.masked_fill(~valid_Bc, -1))
+def chosen_by_luck(
+    entity_Bc: Tensor, valid_Bc: Tensor, row_B: Tensor, num: int, key: Key, *, repeats: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(int64[B, min(num, c)] columns, bool which are valid): different entities, uniform among the valid ones of each row.
+
+    repeats: an entity may stand in several columns, as it may be near in several of its vectors.
+    """
+    if repeats:
+        valid_Bc = valid_Bc & ~_repeated(entity_Bc.masked_fill(~valid_Bc, -1))
     luck_Bc = key.u01(row_B[:, None], torch.arange(entity_Bc.shape[1])).masked_fill(~valid_Bc, -1)
     chosen_Bn = luck_Bc.topk(min(num, entity_Bc.shape[1]), dim=1).indices
     return chosen_Bn, valid_Bc.gather(1, chosen_Bn)

@@ -68,6 +68,12 @@ def rest_of_scores(neg_BM: Tensor, valid_BM: Tensor) -> Tensor:
     return finite_BM.logsumexp(dim=1).masked_fill(~any_B1[:, 0], -torch.inf)
 
 
+def joined(rest_B: Tensor, other_B: Tensor) -> Tensor:
+    """float[B]: ln of two sums of exp together, each given by its ln; -inf, with zero gradient, where both are."""
+    none_B = (rest_B == -torch.inf) & (other_B == -torch.inf)  # whose gradient would be nan
+    return torch.logaddexp(rest_B.masked_fill(none_B, 0), other_B.masked_fill(none_B, 0)).masked_fill(none_B, -torch.inf)
+
+
 def rest_of_product(anchor_BD: Tensor, column_MD: Tensor, valid_BM: Tensor) -> Tensor:
     """rest_of_scores(anchor_BD @ column_MD.T, valid_BM), faster: the scores are made a few rows at a time and stay in the cache."""
     if not len(column_MD):

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.mining import Mined
 from trainer.mining.recent import Recent
 from trainer.mining.side import Drawn, Key
-from trainer.objectives.contrast import rest_of_scores
+from trainer.objectives.contrast import joined, rest_of_scores
 from trainer.objectives.similarity import paired_set_similarity, set_similarity, unit
 from trainer.objectives.step import Step
 from trainer.randomness import Purpose
@@ -52,9 +52,7 @@ class MinedPairs:
 
     def rest(self, rest_n: Tensor, anchor_nKD: Tensor, temperature: float) -> Tensor:
         """float[n]: ln of the sum of exp over the hard negatives and what rest_n already sums up."""
-        hard_n = rest_of_scores(_own_similarity(anchor_nKD, self.hard_nMKD) / temperature, self.hard_valid_nM)
-        none_n = (rest_n == -torch.inf) & (hard_n == -torch.inf)  # whose gradient would be nan
-        return torch.logaddexp(rest_n.masked_fill(none_n, 0), hard_n.masked_fill(none_n, 0)).masked_fill(none_n, -torch.inf)
+        return joined(rest_n, rest_of_scores(_own_similarity(anchor_nKD, self.hard_nMKD) / temperature, self.hard_valid_nM))
 
 
 def mined_pairs(step: Step, part: Literal["uu", "vv"], anchor_nKD: Tensor, chosen_B: Tensor, compared: Compared) -> MinedPairs | None:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from conf.sections.training import Mic
 from trainer.objectives.contrast import nce_over, rest_of_product, rest_of_scores
+from trainer.objectives.mined_items import MinedItems, mined_items
 from trainer.objectives.similarity import closest_interest, readout, unit
 from trainer.objectives.step import Step
 from trainer.objectives.views import Views
@@ -19,7 +20,9 @@ class UserItem:
         both: anchors as they are; two positives, clean and perturbed, whose losses are averaged; 2 (N - 1) negatives of both kinds.
         literal: as printed: anchors and positives as they are, N - 1 perturbed negatives, the positive not in the denominator. The
             learned MASK rows tell negatives from positives, so that this is for comparison only.
-    With settings.objectives.mic.logq, scores of items are corrected for how often an item is in a batch (Yi et al. 2019).
+    With settings.objectives.mic.logq, scores of items are corrected for how often an item is in a batch (Yi et al. 2019). With
+    settings.mining.user_items, items that a user would be recommended join in from user to items: the best as a positive of half the
+    weight, or some of ranks 51 to 200 as negatives.
 
     Source: MIC (Lu et al. 2022) eq. 4. Several interests: the one closest to the clean item answers for its user in the row; an
     item is compared with the closest of each user.
@@ -62,12 +65,25 @@ class UserItem:
         """(loss float[B], counted bool[B])."""
         query_BD, pos_BP = user_BD / self.mic.temperature, pos_BP / self.mic.temperature
         valid_BM = _repeated(step.negative_items_BN, len(items_MD))
+        mined = mined_items(step, user_BD, self.project_item)
+        if mined is not None:
+            return self._to_mined_items(step, user_BD, pos_BP, items_MD, valid_BM, mined)
         if self.mic.logq:  # after the temperature. As one more dimension: <[u / t, 1], [v, -ln p]>
             ln_p_N = log_share(step.item_counts, step.all_ids("item_idx")).to(items_MD.dtype)
             items_MD = torch.cat([items_MD, -ln_p_N.repeat(len(items_MD) // len(ln_p_N))[:, None]], dim=1)
             query_BD = torch.cat([query_BD, torch.ones_like(query_BD[:, :1])], dim=1)
             pos_BP = pos_BP - log_share(step.item_counts, step.batch["item_idx"]).to(pos_BP.dtype)[:, None]
         return self._rows(pos_BP, rest_of_product(query_BD, items_MD, valid_BM))
+
+    def _to_mined_items(
+        self, step: Step, user_BD: Tensor, pos_BP: Tensor, items_MD: Tensor, valid_BM: Tensor, mined: MinedItems
+    ) -> tuple[Tensor, Tensor]:
+        """`_to_items` with what is mined; pos_BP: already divided by the temperature."""
+        idx_M = step.all_ids("item_idx").repeat(len(items_MD) // sum(step.counts))
+        rest_B = rest_of_product(user_BD / self.mic.temperature, items_MD, mined.not_positive(valid_BM, idx_M))
+        rest_B = mined.rest(rest_B, user_BD, self.mic.temperature)
+        own_B, counted_B = self._rows(pos_BP, rest_B)
+        return mined.loss(lambda score_B1: self._rows(score_B1 / self.mic.temperature, rest_B), own_B, user_BD), counted_B
 
     def _to_users(self, step: Step, item_BD: Tensor, pos_BP: Tensor, users_MKD: Tensor) -> tuple[Tensor, Tensor]:
         """(loss float[B], counted bool[B])."""
