@@ -27,30 +27,40 @@ def test_launchers_are_those_of_the_settings() -> None:
     assert SPARK == ["horovod-spark", "spark-torch"]
 
 
-def ran(words: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr[-6000:]}"
-    assert "published train " in done.stdout + done.stderr
-    return done.stderr
+Started = subprocess.Popen[str]
+
+
+def start(words: list[str], environment: dict[str, str], cwd: Path = ROOT) -> Started:
+    return subprocess.Popen(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def published(process: Started) -> None:
+    """Wait for the end of a training that must be a good one."""
+    try:
+        said = process.communicate(timeout=200)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{process.args}\n{said[-6000:]}"
+    assert "published train " in said
 
 
 def test_trains_where_five_packages_are(tmp_path: Path) -> None:
-    """One process, then two under torchrun."""
+    """One process, and two under torchrun."""
     python, packages = bare_python(tmp_path)
     bare = {"PATH": "/nowhere", "PYTHONPATH": f"{packages}:{ROOT}", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     others = ["pyspark", "petastorm", "horovod", "faiss", "pandas", "numba", "psutil", "tqdm"]
     missing = f"import importlib.util as u; print([name for name in {others} if u.find_spec(name)])"
     assert subprocess.run([python, "-c", missing], env=bare, capture_output=True, text=True, check=True).stdout == "[]\n"
-    settings = planted_settings(tmp_path / "root", trainer={"epochs": 1}, objectives={"mic": {}})
-    publish(settings)
-    ran([str(python), *command(settings, tmp_path)[1:], "--run-id", "alone"], bare)
-    alone = metrics(settings)
-    ddp = with_trainer(settings, launcher="ddp", workers=2)
-    torchrun = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran([*torchrun, *command(ddp, tmp_path, "--run-id", "two")[1:]], bare)
-    assert model(ddp).counters["workers"] == 2
-    assert model(ddp).run_id == "two"
-    assert_alike(metrics(ddp), alone)
+    alone = planted_settings(tmp_path / "root", trainer={"epochs": 1}, objectives={"mic": {}})
+    publish(alone)
+    ddp = with_trainer(alone, launcher="ddp", workers=2)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # torchrun takes seconds to start its workers: meanwhile the other trains
+    two = start([str(python), *torchrun, *command(ddp, tmp_path / "two", "--variant", "two")[1:]], bare)
+    published(start([str(python), *command(alone, tmp_path / "one", "--variant", "one")[1:]], bare))
+    published(two)
+    assert model(ddp, "two").counters["workers"] == 2
+    assert_alike(metrics(ddp, variant="two"), metrics(alone, variant="one"))
 
 
 def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
@@ -69,7 +79,7 @@ def test_all_launchers_train_the_same_model(tmp_path: Path) -> None:
     publish(settings)
     made = {}
     for launcher in LAUNCHERS:
-        ran(started(with_trainer(settings, launcher=launcher), launcher, tmp_path), plain_environment())
+        published(start(train_words(with_trainer(settings, launcher=launcher), launcher, tmp_path), plain_environment()))
         made[launcher] = model(settings).content_hash
         if launcher == "single":
             alone = metrics(settings)
@@ -88,7 +98,7 @@ def plain_environment() -> dict[str, str]:
     }
 
 
-def started(settings: Settings, run_id: str, folder: Path) -> list[str]:
+def train_words(settings: Settings, run_id: str, folder: Path) -> list[str]:
     """The command of the pipeline for these settings."""
     words = command(settings, folder)
     config = words[words.index("--config") + 1]
@@ -100,12 +110,11 @@ def started(settings: Settings, run_id: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("launcher", SPARK)
 def test_spark_application_tells_why_a_worker_failed(tmp_path: Path, launcher: str) -> None:
     settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "launcher": launcher})  # no tables are there
-    done = subprocess.run(
-        started(settings, "r1", tmp_path), cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 3, done.stderr[-6000:]
-    assert "error[T701] job train" in done.stderr
-    assert "samples is not there yet" in done.stderr
+    process = start(train_words(settings, "r1", tmp_path), plain_environment())
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 3, said[-6000:]
+    assert "error[T701] job train" in said
+    assert "samples is not there yet" in said
 
 
 @pytest.mark.slow
@@ -133,5 +142,5 @@ def test_submitted_without_the_project_installed(tmp_path: Path, launcher: str) 
     script = tmp_path / "submitted" / "spark_launcher.py"
     script.parent.mkdir()
     script.write_bytes((ROOT / "trainer" / "spark_launcher.py").read_bytes())
-    ran([*submit, str(script), *command(settings, tmp_path)[3:], "--run-id", "r1"], environment, cwd=tmp_path)
+    published(start([*submit, str(script), *command(settings, tmp_path)[3:], "--run-id", "r1"], environment, cwd=tmp_path))
     assert model(settings).run_id == "r1"
