@@ -85,9 +85,9 @@ class Mic(Section):
     """MIC's three contrastive losses."""
 
     weight: Weight = Field(0.3, description="weight of the whole objective, 1 - lambda of MIC eq. 8")
-    uv: ChannelWeight = Field(1, description="weight of user-item contrast, or learned (Kendall et al. 2018); MIC eq. 4")
-    uu: ChannelWeight = Field(1, description="weight of user-user contrast, or learned; MIC eq. 5")
-    vv: ChannelWeight = Field(1, description="weight of item-item contrast, or learned; MIC eq. 6")
+    uv: ChannelWeight = Field(1.0, description="weight of user-item contrast, or learned (Kendall et al. 2018); MIC eq. 4")
+    uu: ChannelWeight = Field(1.0, description="weight of user-user contrast, or learned; MIC eq. 5")
+    vv: ChannelWeight = Field(1.0, description="weight of item-item contrast, or learned; MIC eq. 6")
     temperature: float = Field(0.1, ge=0.02, description="of all three; MIC 4.3")
     include_pos: bool = Field(
         True, description="the right partner stands in the sum, too; false: it does not (DCL, Yeh et al. 2022), as MIC eq. 4-6 are printed"
