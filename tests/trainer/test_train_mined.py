@@ -55,7 +55,18 @@ def cut_at(step: int, monkeypatch: pytest.MonkeyPatch, settings: Settings, asked
 QUEUE: dict[str, object] = {"bank": "queue", "hard_negatives": 0, "queue_size": 100, "min_similarity": 0.0}
 
 
-@pytest.mark.parametrize(("mining", "late"), [(MINING, 17), (MINING, 21), (QUEUE, 14)], ids=["between searches", "before one", "queue"])
+RECOMMENDED: dict[str, object] = {**MINING, "user_items": "hard_negative", "encode": "live"}
+
+
+@pytest.mark.parametrize(
+    ("mining", "late"),
+    [
+        pytest.param(MINING, 17, id="between searches"),
+        pytest.param(MINING, 21, id="before one", marks=pytest.mark.slow),
+        pytest.param(QUEUE, 14, id="queue", marks=pytest.mark.slow),
+        pytest.param(RECOMMENDED, 17, id="recommended", marks=pytest.mark.slow),
+    ],
+)
 def test_p65_a_cut_training_resumes_with_the_same_tables(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, mining: dict[str, object], late: int
 ) -> None:
@@ -67,6 +78,8 @@ def test_p65_a_cut_training_resumes_with_the_same_tables(
     steps = model(whole).counters["steps_per_epoch"]
     searched = [line["step"] for line in metrics(whole, "search")]
     assert searched == ([] if mining is QUEUE else list(range(steps, 2 * steps, 7)))  # from the end of the first epoch on
+    if mining is MINING:
+        tells_what_was_found(whole)
     cut_at(steps + late, monkeypatch, cut, asked(cut, "r1"))
     kept = [path.name.split("-")[0] for path in Path(work_folder(Store.of(cut), DS)).glob("*.pt")]
     assert kept.count("mined") <= 3  # of two checkpoints, and of a search since
@@ -79,18 +92,16 @@ def test_p65_a_cut_training_resumes_with_the_same_tables(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_a_search_found_is_told(tmp_path: Path, asked: Asked) -> None:
-    settings = settings_of(tmp_path, {**MINING, "warmup_epochs": 0, "refresh_steps": None}, epochs=2)
-    run(asked(settings))
-    searches = metrics(settings, "search")
-    assert [line["epoch"] for line in searches] == [0, 1]
-    for line in searches:
-        assert line["user.bank"] == 60
+def tells_what_was_found(settings: Settings) -> None:
+    """Lines of the searches, and of what steps drew from them."""
+    for line in metrics(settings, "search"):
+        assert (line["epoch"], line["user.bank"]) == (1, 60)
         assert line["item.clusters"] <= 4
         assert -1 <= line["item.similarity"] <= 1
         assert line["user.search_recall"] == 1
-    last = metrics(settings, "epoch")[-1]
-    assert last["watch.mined.uu.staleness"] >= 0
+    first, last = metrics(settings, "epoch")
+    assert not any(name.startswith("watch.mined") for name in first)
+    assert 0 <= last["watch.mined.uu.staleness"] < 7
     for part in ("uu", "vv"):
         assert 0 <= last[f"watch.mined.{part}.false_negatives"] <= 1
         assert 0 < last[f"watch.mined.{part}.positives"] <= 1
