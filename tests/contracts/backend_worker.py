@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import TrainingError
+from tests.contracts.mined_worker import mined
 from tests.trainer import tiny
 from trainer.backends import Backend, SparseTable, build_backend
 from trainer.diagnostics import watched
@@ -195,6 +196,7 @@ def run(backend: Backend) -> dict[str, Any]:
     return {
         "first": {name: first_step(case, backend) for name, case in CASES.items()},
         "curves": {name: curve(CASES[name], backend) for name in CURVES},
+        "mined": mined(backend, SHARDS),
         "interface": interface(backend),
     }
 

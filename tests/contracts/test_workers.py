@@ -16,6 +16,8 @@ from conf.launchers import LAUNCHERS
 from tests.cluster.standalone import free_port
 from tests.contracts import backend_worker
 from tests.contracts.backend_worker import CASES, CURVES, SHARDS
+from tests.contracts.mined_worker import BLOBS
+from tests.contracts.mined_worker import STEPS as MINED
 from trainer.backends import BACKENDS
 from trainer.backends.single import SingleBackend
 
@@ -126,6 +128,30 @@ def test_curves_equal_one_process(backend: str, num_workers: int, case: str, sin
     want, got = single["curves"][case], workers(backend, num_workers)["curves"][case]
     assert want[-5:].mean() < want[:5].mean()  # it learns something at all
     torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
+
+
+@pools
+@pytest.mark.parametrize("interests", [1, 2])
+def test_p62_a_search_by_several_workers_finds_the_blobs(
+    backend: str, num_workers: int, interests: int, single: dict[str, Any], workers: Workers
+) -> None:
+    want, got = (found["mined"]["blobs"][interests] for found in (single, workers(backend, num_workers)))
+    for side in ("user", "item"):
+        idx, valid = got["hard"][side]
+        assert valid.all()
+        assert (idx % BLOBS != torch.arange(1, len(idx) + 1)[:, None] % BLOBS).all()  # never of the anchor's blob
+        assert torch.equal(idx, want["hard"][side][0])
+        for name, array in want["tables"][side].items():  # bit for bit: chunks are the same, whatever the number of workers
+            assert torch.equal(got["tables"][side][name], array), name
+
+
+@pools
+@pytest.mark.parametrize("case", MINED)
+def test_a_step_with_mining_equals_one_process(backend: str, num_workers: int, case: str, single: dict[str, Any], workers: Workers) -> None:
+    want, got = (found["mined"]["steps"][case] for found in (single, workers(backend, num_workers)))
+    assert {"mic.uu", "mined.uu.positives", "mined.vv.false_negatives"} <= want.keys() == got.keys()
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pools
