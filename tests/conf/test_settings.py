@@ -180,7 +180,7 @@ def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
         ("model: {fields: {user: [city, city]}}", "named twice"),
         ("model: {fields: {item: [tags]}}", "item_id is needed"),
         ("model: {history: 64}", "less than or equal to 63"),
-        ("base: {negatives: in_batch}", "uniform negatives only"),
+        ("base: {negatives: mixed}", "uniform or in_batch ones only"),
         ("split: {kind: user}\nmodel: {fields: {user: [user_id]}}", "cannot be used with split.kind user"),
         ("report: {title_field: name}", "is no item field"),
         ("samples: {layout: sequences}", "set trainer.batches: arrow, or samples.layout: windows"),
