@@ -141,6 +141,30 @@ def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, l
         assert recalls[workers] == pytest.approx(recalls[1], abs=0.02)
 
 
+@pytest.mark.slow
+def test_one_two_and_three_workers_mine_alike(tmp_path: Path, launch: Launch) -> None:
+    """Weights differ by rounding, and a search may then prefer another of two neighbours that are as near: losses are close, not equal."""
+    plain = settings_of(tmp_path / "root", epochs=2, optimizer={"lr": 0.01})
+    settings = Settings.model_validate(plain.model_dump(mode="json") | {"mining": {"refresh_steps": 10, "clusters": 4}})
+    publish(settings, row_groups=((1, 7, 300), (11,), (500, 2, 400)))
+    searches, curves = {}, {}
+    for workers in (1, 2, 3):
+        launched = launch(settings, workers, "--variant", f"w{workers}", script=(str(Path(__file__).with_name("every_step.py")),))
+        assert launched.ended(180) == 0, launched.text
+        _, lines = model_of(settings, f"w{workers}")
+        searches[workers] = [line for line in lines if line["kind"] == "search"]
+        curves[workers] = [line for line in lines if line["kind"] == "step"]
+    assert len(searches[1]) == 3
+    for workers in (2, 3):
+        for want, got in zip(searches[1], searches[workers], strict=True):
+            assert got["step"] == want["step"]
+            for name in ("user.similarity", "item.similarity", "user.with_positive", "item.with_positive"):
+                assert got[name] == pytest.approx(want[name], abs=0.02), (workers, name)
+        for want, got in zip(curves[1], curves[workers], strict=True):
+            for name in ("loss", "mic.uu", "mic.vv"):
+                assert got[name] == pytest.approx(want[name], rel=0.02), (workers, got["step"], name)
+
+
 def killed(
     launch: Launch, tmp_path: Path, launcher: str, do: Callable[[Launched], None], **trainer: object
 ) -> tuple[Settings, Launched, int]:

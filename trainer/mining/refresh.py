@@ -18,6 +18,7 @@ from trainer.mining.search import build_search, unit
 from trainer.mining.shared import Shared
 from trainer.mining.side import Side
 
+_MEASURED = 1 << 18  # entities looked at together
 ROWS = 1024  # entities encoded, or vectors searched for, at a time
 
 Encode = Callable[[Tensor], Tensor]
@@ -101,16 +102,15 @@ def by_cluster(cluster_R: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 def measured(side: Side, given: Mining, recall: float) -> dict[str, float]:
     """What is said of a search: sizes, the mean similarity to the nearest neighbour, the share of entities with one that is good enough."""
-    first_AK = side.similarities[:, :, 0]
-    nearest_AK = side.neighbours[:, :, 0].long().clamp(min=0)
-    interests = side.vectors.shape[1]
-    same_AK = side.clusters[side.bank[nearest_AK // interests], nearest_AK % interests] == side.clusters
-    good_AK = (side.neighbours[:, :, 0] >= 0) & (first_AK >= given.min_similarity) & same_AK
+    good = [
+        side.good_neighbours(torch.arange(start, min(start + _MEASURED, len(side.anchors))), given.min_similarity).flatten(1).any(dim=1)
+        for start in range(0, len(side.anchors), _MEASURED)
+    ]
     return {
         "bank": len(side.bank),
         "clusters": side.num_clusters,
-        "similarity": float(first_AK.double().mean()),
-        "with_positive": float(good_AK.any(dim=1).double().mean()),
+        "similarity": float(side.similarities[:, :, 0].double().mean()),
+        "with_positive": float(torch.cat(good).double().mean()),
         "search_recall": recall,
     }
 

@@ -88,15 +88,18 @@ class Side:
     def positives(self, idx_B: Tensor, row_B: Tensor, num: int, *, min_similarity: float, key: Key) -> Drawn:
         """`num` different neighbours of each, uniform among those similar enough and of the cluster of the vector that they are near to."""
         at_B, known_B = self.places(idx_B)
-        near_BKk = self.neighbours[at_B].long()
-        similar_BKk = self.similarities[at_B]
-        cluster_BK1 = self.clusters[at_B].long()[:, :, None]
-        found_BKk = (near_BKk >= 0) & known_B[:, None, None]
-        valid_BKk = found_BKk & (similar_BKk >= min_similarity) & (self._cluster_of(near_BKk.clamp(min=0)) == cluster_BK1)
-        entity_Bc = near_BKk.flatten(1).clamp(min=0) // self.vectors.shape[1]
-        chosen_Bn, valid_Bn = chosen_by_luck(entity_Bc, valid_BKk.flatten(1), row_B, num, key)
+        valid_Bc = self.good_neighbours(at_B, min_similarity).flatten(1) & known_B[:, None]
+        entity_Bc = self.neighbours[at_B].long().flatten(1).clamp(min=0) // self.vectors.shape[1]
+        chosen_Bn, valid_Bn = chosen_by_luck(entity_Bc, valid_Bc, row_B, num, key)
         entity_Bn = entity_Bc.gather(1, chosen_Bn)
-        return Drawn(self._idx(entity_Bn, valid_Bn), entity_Bn, valid_Bn, similar_BKk.flatten(1).gather(1, chosen_Bn))
+        similar_Bn = self.similarities[at_B].flatten(1).gather(1, chosen_Bn)
+        return Drawn(self._idx(entity_Bn, valid_Bn), entity_Bn, valid_Bn, similar_Bn)
+
+    def good_neighbours(self, at_B: Tensor, min_similarity: float) -> Tensor:
+        """bool[B, K, k], by place among the anchors: which neighbours are similar enough and of the same cluster."""
+        near_BKk = self.neighbours[at_B].long()
+        same_BKk = self._cluster_of(near_BKk.clamp(min=0)) == self.clusters[at_B].long()[:, :, None]
+        return (near_BKk >= 0) & (self.similarities[at_B] >= min_similarity) & same_BKk
 
     def hard_negatives(self, idx_B: Tensor, row_B: Tensor, num: int, *, how: Literal["near", "literal"], key: Key) -> Drawn:
         """`num` of each, uniform members of another cluster: one of the closest ones (near), or any (literal).
@@ -125,15 +128,18 @@ class Side:
         self, at_B: Tensor, row_B: Tensor, num: int, how: Literal["near", "literal"], key: Key, attempt: int
     ) -> tuple[Tensor, Tensor]:
         """(int64[B, num] drawn entities, bool[B, num] whether the own cluster is known)."""
-        words = (row_B[:, None], torch.arange(num), attempt)
-        which_Bn = _below(self.vectors.shape[1], key.u01(*words, 0))
+
+        def lucky(which: int) -> Tensor:
+            return key.u01(row_B[:, None], attempt, which, torch.arange(num))  # the widest word last: one pass over [B, num], not four
+
+        which_Bn = _below(self.vectors.shape[1], lucky(0))
         own_Bn = self.clusters[at_B].long().gather(1, which_Bn)
         choices = self.near.shape[1] if how == "near" else self.num_clusters - 1
-        choice_Bn = _below(choices, key.u01(*words, 1))
+        choice_Bn = _below(choices, lucky(1))
         near = how == "near"
         cluster_Bn = self.near[own_Bn.clamp(min=0), choice_Bn].long() if near else choice_Bn + (choice_Bn >= own_Bn)
         first_Bn, stop_Bn = self.offsets[cluster_Bn], self.offsets[cluster_Bn + 1]
-        member_Bn = first_Bn + _below(stop_Bn - first_Bn, key.u01(*words, 2))
+        member_Bn = first_Bn + _below(stop_Bn - first_Bn, lucky(2))
         return self.members[member_Bn] // self.vectors.shape[1], own_Bn >= 0
 
     def _cluster_of(self, rows: Tensor) -> Tensor:

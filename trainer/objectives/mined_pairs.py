@@ -175,7 +175,7 @@ def _note(step: Step, mined: Mined, part: Literal["uu", "vv"], chosen_B: Tensor,
         torch.tensor(len(pos.idx_BM)),
         pos.valid_BM.any(dim=1).sum(),
         pos.valid_BM.sum(),
-        pos.similarity_BM[pos.valid_BM].sum(),
+        pos.similarity_BM[pos.valid_BM].double().sum(),
         hard.valid_BM.sum(),
         (liked & hard.valid_BM).sum(),
     ]

@@ -165,3 +165,16 @@ def test_the_search_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatc
     got = mined(vectors)
     for name in ARRAYS:
         torch.testing.assert_close(getattr(got, name), getattr(want, name))
+
+
+@pytest.mark.parametrize("interests", [1, 2])
+def test_the_share_with_a_positive_is_that_of_those_for_which_one_is_drawn(interests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.mining.refresh._MEASURED", 7)
+    vectors, _ = three_blobs(interests)
+    vectors[:9] = torch.eye(3).roll(1, 0).repeat(3, 1)[:, None] * torch.tensor([1.0, -1, 1])  # some that are far from all others
+    given = Mining(clusters=3, neighbours=3, min_similarity=0.99)
+    side, told = mine(torch.arange(1, 61), lambda at: vectors[at], given, shared(), seed=5)
+    drawn = side.positives(side.anchors, ROWS(60), 1, min_similarity=0.99, key=KEY)
+    assert told["with_positive"] == pytest.approx(float(drawn.valid_BM.float().mean()))
+    assert told["similarity"] == pytest.approx(float(side.similarities[:, :, 0].mean()), abs=1e-6)
+    assert (told["bank"], told["search_recall"]) == (60, 1)
