@@ -84,6 +84,21 @@ def _train(arguments: Arguments) -> int:
     return train_alone(request(arguments), resume=arguments.resume)
 
 
+def _sweep_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--space", required=True, metavar="FILE", help="YAML: settings of the training, and the values each may take")
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="trainings of the study in all (default: 20)")
+    parser.add_argument("--study", default="sweep", metavar="NAME", help="the study to begin or go on with (default: sweep)")
+    parser.add_argument("--journal", metavar="FILE", help="where the study is kept (default: ROOT/_sweeps/NAME.journal)")
+
+
+def _sweep(arguments: Arguments) -> int:
+    from spark_jobs.sweep import read_space, sweep
+
+    asked = request(arguments)
+    space = read_space(arguments.space, asked)
+    return sweep(asked, space, name=arguments.study, trials=arguments.trials, journal=arguments.journal)
+
+
 def _job(name: str, argv: Sequence[str]) -> int:
     from spark_jobs.job import main as job_main
 
@@ -140,6 +155,7 @@ VERBS: Mapping[str, Verb] = {
     "run": verb("every job of a day, skipping what is up to date", _run, _run_options),
     "plan": verb("which jobs would run, why, and the command of each", _plan),
     "backfill": verb("run many days, the oldest first; one that fails stops no other", _backfill, _backfill_options),
+    "sweep": verb("train a day's model many times with other settings, and compare", _sweep, _sweep_options),
     "init": verb("look at raw data and write settings that run", _init, _init_options, common=False),
     "config": verb("print the resolved settings, each key with its meaning", _config),
     "doctor": verb(_DOCTOR, _doctor, common=False),

@@ -54,7 +54,7 @@ def train_alone(asked: Request, *, resume: bool = False) -> int:
     return int(reason.get("exit_code", code))
 
 
-def train(asked: Request, status: RunStatus | None = None) -> None:
+def train(asked: Request, status: RunStatus | None = None, *, resume: bool = False) -> None:
     """Train unless the model is current; raises TrainingError with what the trainer failed of, and its exit code."""
     timer = Timer()
     record = unchanged(TRAIN, asked, inputs_seen(TRAIN, asked))
@@ -63,7 +63,8 @@ def train(asked: Request, status: RunStatus | None = None) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="trichannel-") as folder:
         # the run's status file is ours to write; stdout belongs to the summary line of the whole run
-        code, reason = _run(train_command(asked), asked, f"{folder}/failure.json", {"TRICHANNEL_STAGE": "1"}, stdout=sys.stderr.fileno())
+        command, extra = train_command(asked, resume=resume), {"TRICHANNEL_STAGE": "1"}
+        code, reason = _run(command, asked, f"{folder}/failure.json", extra, stdout=sys.stderr.fileno())
     if code != 0:
         _note(asked, status, "failed", timer, None)
         own = int(reason.get("exit_code", TRAINING))

@@ -124,6 +124,7 @@ FACTS = {
     "mask_patterns",
 }
 LOSSES = {"uv", "uu", "vv"}
+LINES = {"collapse", "search", "search_recall", "with_positive", "grad_norm", "samples_per_s", "steps"}  # of the log and of metrics.jsonl
 PROGRAMS = {"init", "horovodrun", "torchrun", "trichannel"}
 
 
@@ -132,7 +133,7 @@ def test_words_in_code_style_are_names_of_the_project(path):
     columns = {column for table in TABLES.values() for column in table.names}
     fields = {name for sides in KNOWN_FIELDS.values() for side in sides.values() for name in side}
     known = {*TABLES, *ARTEFACTS, *columns, *jobs.JOBS, *VERBS, *CHANNELS, *SOURCES, *fields, *every_key(Settings)}
-    known |= {CONTENT_VECTOR.name} | SHOWN | PUBLISHED | FACTS | LOSSES | PROGRAMS | {*NAMED, "user_id", "item_id", MAIN}
+    known |= {CONTENT_VECTOR.name} | SHOWN | PUBLISHED | FACTS | LOSSES | LINES | PROGRAMS | {*NAMED, "user_id", "item_id", MAIN}
     prose = re.sub(r"^```.*?^```", "", text_of(path), flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`([a-z]\w*)`", prose)) - known - counters_told() == set()
 

@@ -203,7 +203,7 @@ class Mining(Section):
 
     user_items: Literal["off", "positive", "hard_negative"] = Field(
         "off",
-        description="for uv, of what a user would be recommended: nothing, decision | the best, if it is near | negatives from ranks 51-200",
+        description="for uv, of what a user would be recommended: nothing, decision | the best, if near | negatives from ranks 51-200",
     )
 
     @model_validator(mode="after")
