@@ -19,6 +19,7 @@ from trainer.mining.shared import Shared
 from trainer.mining.side import Side
 
 _MEASURED = 1 << 18  # entities looked at together
+_PRODUCTS = 1 << 27  # of a query and a vector of the bank, at a time
 ROWS = 1024  # entities encoded, or vectors searched for, at a time
 
 Encode = Callable[[Tensor], Tensor]
@@ -62,7 +63,9 @@ def mine(
         return tuple(x.view(-1, interests, *x.shape[1:]) for x in (row_Qk, score_Qk, cluster_Q))
 
     names = ("neighbours", "similarities", "clusters")
-    arrays = shared.fill(len(idx), names, found, chunk=max(1, ROWS // interests))
+    # so few at a time that another worker, which waits for these, hears of them before it seems to hang
+    at_once = min(ROWS, max(64, _PRODUCTS // len(bank_RD)))
+    arrays = shared.fill(len(idx), names, found, chunk=max(1, at_once // interests))
     members, offsets = by_cluster(cluster_R.cpu(), len(centre_CD))
     near = near_centres(centre_CD, given.near_clusters).cpu()
     side = Side(idx, bank, vectors, **arrays, members=members, offsets=offsets, near=near)

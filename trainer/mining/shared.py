@@ -27,13 +27,13 @@ _CHUNKS = 8  # computed by a worker between two talks
 
 
 class Shared:
-    """Makes such arrays. device: of what is computed. beat: called as work goes on.
+    """Makes such arrays. device: of what is computed. beat: called as work goes on. folder: for temporary files; None = the system's.
 
     Every method is collective.
     """
 
-    def __init__(self, backend: Backend, beat: Callable[[], None], device: torch.device | str = "cpu") -> None:
-        self.backend, self.beat, self.device = backend, beat, torch.device(device)
+    def __init__(self, backend: Backend, beat: Callable[[], None], device: torch.device | str = "cpu", folder: Path | None = None) -> None:
+        self.backend, self.beat, self.device, self.folder = backend, beat, torch.device(device), folder
 
     def everywhere(self, num: int, compute: Compute, *, chunk: int) -> tuple[Tensor, ...]:
         """The whole arrays in the memory of every worker, each worker computing its chunks; num >= 1."""
@@ -90,7 +90,7 @@ class Shared:
     def _folder(self) -> Iterator[tuple[Path, bool]]:
         """A folder of temporary files, and whether this worker is the one that writes there: the first to make it."""
         own = torch.tensor([secrets.randbits(62)], device=self.device)
-        folder = Path(tempfile.gettempdir()) / f"trichannel-mining-{int(self.backend.gather_ids(own)[0]):x}"
+        folder = (self.folder or Path(tempfile.gettempdir())) / f"trichannel-mining-{int(self.backend.gather_ids(own)[0]):x}"
         with storage_faults(str(folder)):
             try:
                 folder.mkdir(mode=0o700)

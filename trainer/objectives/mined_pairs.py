@@ -138,7 +138,8 @@ def _without_related(step: Step, part: str, idx_n: Tensor, hard: Drawn) -> Drawn
         for name in ("sem_nn", "cooc"):
             related = step.catalogue.related.get(name)
             if related is not None:
-                valid = valid & ~related.contains(idx_n, hard.idx_BM)
+                device = related.first.device
+                valid = valid & ~related.contains(idx_n.to(device), hard.idx_BM.to(device)).cpu()
     return Drawn(hard.idx_BM, hard.entity_BM, valid)
 
 

@@ -38,14 +38,15 @@ class Threads(SingleBackend):
         return self.gather_ids(x[None]).sum(dim=0)
 
 
-def on_workers(size: int, body: Callable[[Shared], Any]) -> list[Any]:
-    """What body returns on each of `size` workers."""
+def on_workers(size: int, body: Callable[[Shared], Any], folders: Sequence[Path | None] | None = None) -> list[Any]:
+    """What body returns on each of `size` workers; folders: a worker's own one for temporary files, as on a host of its own."""
     meeting, slots, results = threading.Barrier(size), [None] * size, [None] * size
     errors: list[BaseException] = []
 
     def work(rank: int) -> None:
         try:
-            results[rank] = body(Shared(Threads(rank, size, meeting, slots), lambda: None))
+            folder = folders[rank] if folders else None
+            results[rank] = body(Shared(Threads(rank, size, meeting, slots), lambda: None, folder=folder))
         except BaseException as error:
             errors.append(error)
             meeting.abort()
@@ -113,6 +114,24 @@ def test_nothing_stays_on_disk_and_the_arrays_can_be_read(folder: Path) -> None:
     assert len(seen[-1]) == 1  # while it is made, one folder
     assert list(folder.iterdir()) == []
     assert all(torch.equal(each["a"], torch.arange(50)) for each in found)
+
+
+def test_each_host_has_a_copy(tmp_path: Path) -> None:
+    """Workers 0 and 1 share a disk, worker 2 has its own."""
+    hosts = [tmp_path / "one", tmp_path / "one", tmp_path / "two"]
+    for host in set(hosts):
+        host.mkdir()
+    built: list[int] = []
+
+    def work(shared: Shared) -> tuple[Tensor, Tensor]:
+        filled = shared.fill(100, ("a", "b"), squares([]), chunk=3)["a"]
+        return filled, shared.once(("x",), lambda: built.append(1) or {"x": torch.arange(7)})["x"]  # type: ignore[func-returns-value]
+
+    for filled, once in on_workers(3, work, hosts):
+        assert torch.equal(filled, torch.arange(100)[:, None] ** 2 * torch.tensor([1, -1]))
+        assert torch.equal(once, torch.arange(7))
+    assert len(built) == 2
+    assert [list(host.iterdir()) for host in hosts] == [[], [], []]
 
 
 def test_one_worker_builds_what_all_map(folder: Path) -> None:
