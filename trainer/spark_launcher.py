@@ -8,8 +8,10 @@ The only file of the trainer that knows Spark, which it needs on the driver; the
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -44,7 +46,8 @@ def run(asked: Request, *, resume: bool = False) -> int:
         with application(workers) as spark:
             training = packed([*asked.arguments(), *["--resume"] * resume], files_of(spark))
             try:
-                STARTS[name](training, workers, spark)
+                with ended_by_signal(spark):
+                    STARTS[name](training, workers, spark)
             except Exception as error:  # whatever Spark, Horovod and torchrun make of it: why it ended, the worker has told
                 raise _failed(asked, error, failure) from error
     return 0
@@ -136,6 +139,30 @@ def application(workers: int) -> Iterator[Any]:
         yield spark
     finally:
         spark.stop()
+
+
+@contextmanager
+def ended_by_signal(spark: Any) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C cancel the jobs that the block waits for; then it ends with SystemExit.
+
+    An exception thrown into the wait instead would hang: what leaves the wait asks the JVM for more, which still waits for the jobs.
+    """
+    told: list[int] = []
+
+    def cancel(number: int, frame: object) -> None:
+        told.append(number)
+        threading.Thread(target=spark.sparkContext.cancelAllJobs, daemon=True).start()
+
+    before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except Exception:
+        if told:
+            raise SystemExit(128 + told[0]) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _settings() -> Mapping[str, str]:

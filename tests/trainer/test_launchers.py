@@ -3,20 +3,25 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import pytest
 
 from conf.command import Log, Request
 from conf.launchers import LAUNCHERS
 from conf.sections.training import Trainer
 from conf.settings import Settings
-from conf.storage import MAIN
+from conf.storage import MAIN, Store
 from spark_jobs.launcher import train_command
 from tests.trainer.bare_python import bare_python
 from tests.trainer.planted import DS, planted_settings, publish
 from tests.trainer.trained import command, metrics, model, with_trainer
+from trainer.checkpoints import INDEX, work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARK = sorted(name for name, launcher in LAUNCHERS.items() if launcher.on_spark)
@@ -42,6 +47,7 @@ def published(process: Started) -> None:
         process.kill()
     assert process.returncode == 0, f"{process.args}\n{said[-6000:]}"
     assert "published train " in said
+    assert "Warning: `torch" not in said  # of what a next version will do otherwise
 
 
 def test_trains_where_five_packages_are(tmp_path: Path) -> None:
@@ -115,6 +121,34 @@ def test_spark_application_tells_why_a_worker_failed(tmp_path: Path, launcher: s
     assert process.returncode == 3, said[-6000:]
     assert "error[T701] job train" in said
     assert "samples is not there yet" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [psutil.Process.terminate, psutil.Process.kill], ids=["terminated", "killed"])
+@pytest.mark.parametrize("launcher", SPARK)
+def test_workers_end_with_the_spark_application(tmp_path: Path, launcher: str, end: Callable[[psutil.Process], None]) -> None:
+    settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "launcher": launcher, "epochs": 500, "patience": 500})
+    publish(settings)
+    process = start(train_words(settings, "r1", tmp_path), plain_environment())
+    index = Path(work_folder(Store.of(settings), DS)) / INDEX
+    family = []
+    try:
+        deadline = time.monotonic() + 120
+        while not index.exists():  # the checkpoint of the first epoch
+            assert process.poll() is None, process.communicate()[0][-6000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4  # a JVM, Spark's Pythons, two workers
+        end(psutil.Process(process.pid))
+        process.communicate(timeout=60)
+        _, left = psutil.wait_procs(family, timeout=60)
+        assert not left
+    finally:
+        for one in (process, *family):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert Store.of(settings).current("train", DS) is None
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ class DdpBackend(Backend):
         if len(x) < most:  # gloo gathers blocks of one size: shorter ones travel filled up
             x = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
         blocks = x.new_empty(self.size * most, *x.shape[1:])
-        work = dist.all_gather_into_tensor(blocks, x.contiguous(), async_op=True) if blocks.numel() else None
+        work = dist.all_gather_single(blocks, x.contiguous(), async_op=True) if blocks.numel() else None
         return _Sent(blocks, counts, work)
 
     def rows(self, sent: "_Sent") -> Tensor:
