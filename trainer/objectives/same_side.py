@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from conf.sections.training import Mic
-from trainer.objectives.contrast import nce_over, rest_of_product, rest_of_scores
+from trainer.objectives.contrast import nce_over, rest_of_product
 from trainer.objectives.mined_pairs import MinedPairs, mined_pairs, remember
-from trainer.objectives.similarity import in_slots, paired_set_similarity, set_similarity, unit
+from trainer.objectives.set_contrast import rest_of_sets
+from trainer.objectives.similarity import in_slots, paired_set_similarity, unit
 from trainer.objectives.step import Step
 from trainer.objectives.views import Views
 
@@ -87,4 +88,4 @@ class SameSide:
     def _rest(self, anchor_nKD: Tensor, column_MKD: Tensor, valid_nM: Tensor) -> Tensor:
         if anchor_nKD.shape[1] == 1:
             return rest_of_product(anchor_nKD[:, 0] / self.mic.temperature, column_MKD[:, 0], valid_nM)
-        return rest_of_scores(set_similarity(anchor_nKD, column_MKD) / self.mic.temperature, valid_nM)
+        return rest_of_sets(anchor_nKD / self.mic.temperature, column_MKD, valid_nM)
