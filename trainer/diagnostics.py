@@ -43,7 +43,7 @@ def measures(users_SKD: Tensor, items_SD: Tensor, user_idx_S: Tensor, item_idx_S
 
     ui_align: mean |u - v|^2 of a user (its interest closest to the item) and the item it clicked, 0..4, lower is nearer.
     ui_pos, ui_neg: mean cosine of a user with the item it clicked; of that interest with the other items that count as its negatives.
-    masked_negatives: share of other rows' items that do not: liked, too, or of the same user.
+    masked_negatives: share of other rows' items that do not: the same item, one liked, too, or one of the same user's.
     uu_uniform, ii_uniform: ln mean exp(-2 |x - y|^2) over pairs among the different users (among all their interests) and among the
         different items; -8..0, about -4 where vectors point everywhere, 0 where all are one; lower is more even.
     uu_neg, ii_neg: mean cosine of the same pairs.
