@@ -34,7 +34,7 @@ class JobSpec:
 
 
 JOBS: Final[Mapping[str, JobSpec]] = {
-    "ingest": JobSpec((), ("clicks", "users", "items", "rejects"), ("source",)),
+    "ingest": JobSpec((), ("clicks", "users", "items", "rejects"), ("source", "model.fields")),  # the fields are columns of its tables
     "vocabulary": JobSpec(
         ("clicks", "users", "items"),
         ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),

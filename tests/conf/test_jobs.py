@@ -68,6 +68,7 @@ def test_declared_settings_exist():
         ),
         (("cooccurrence", "candidates"), ("sessions", "train", "index"), {"cooc": {"beta": 2.0}}),
         (tuple(JOBS), (), {"source": {"min_user_events": 2}}),
+        (tuple(JOBS), (), {"model": {"fields": {"item": ["item_id"]}}}),
         ((), tuple(JOBS), {"storage": {"root": "elsewhere"}, "gates": {"min_rows": 7}}),
     ],
 )
