@@ -59,7 +59,7 @@ def _failed(asked: Request, error: Exception, failure: Path) -> TrainingError:
         told = json.loads(failure.read_text(encoding="utf-8"))
     code = int(told.get("exit_code", TRAINING))
     fix = "trichannel train --resume goes on" if code == TRAINING else ""
-    fault = Fault("a worker ended", str(told.get("error") or str(error)[:300]), fix)
+    fault = Fault("a worker ended", str(told.get("error") or " ".join(str(error).split())[:300]), fix)
     return TrainingError(f"job {JOB}, ds={asked.ds}", [fault], exit_code=code)
 
 

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from conf import jobs
+from conf.launchers import LAUNCHERS
 from tests.cluster.standalone import REPOSITORY, Cluster
 from tests.tiny_day import DS, TinyDay
+from tests.trainer.planted import planted_settings, publish
+from tests.trainer.trained import command as train_command
+from tests.trainer.trained import model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -53,6 +57,24 @@ def test_stages_whose_executors_need_the_project(cluster: Cluster, tiny_day: Tin
     manifests = (made.store.manifest(table, DS, made.settings) for made in (day, tiny_day))
     hashes = [manifest.content_hash for manifest in manifests]
     assert hashes[0] == hashes[1], f"{table} is not what one process made of the same tables"
+
+
+def test_a_training_in_tasks_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """By the line of operations.md: the workers find our packages in --py-files, and the settings come along."""
+    made = {}
+    for launcher in (name for name, one in LAUNCHERS.items() if one.on_spark):
+        settings = planted_settings(tmp_path / launcher, trainer={"workers": 2, "epochs": 1, "launcher": launcher})
+        publish(settings)
+        submit = [*cluster.submit(conf=["spark.ui.enabled=false"]), str(REPOSITORY / "trainer" / "spark_launcher.py")]
+        command = [*submit, *train_command(settings, tmp_path)[3:], "--run-id", "r1"]
+        done = subprocess.run(
+            command, env=cluster.environment, cwd=cluster.folder, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, f"{launcher}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        assert model(settings).counters["workers"] == 2
+        made[launcher] = model(settings).content_hash
+    assert len(made) == 2
+    assert len(set(made.values())) == 1
 
 
 def test_each_stage_alone(cluster: Cluster) -> None:

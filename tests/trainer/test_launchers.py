@@ -1,4 +1,7 @@
-"""Every way to start a training makes the same model; two of them need neither Java nor Spark, Petastorm, Horovod or FAISS."""
+"""Every way to start a training makes the same model; two of them need neither Java nor Spark, Petastorm, Horovod or FAISS.
+
+Those that start a Spark application run here on one machine; tests/cluster submits them to a cluster.
+"""
 
 import os
 import subprocess
@@ -149,32 +152,3 @@ def test_workers_end_with_the_spark_application(tmp_path: Path, launcher: str, e
             with suppress(psutil.NoSuchProcess):
                 one.kill()
     assert Store.of(settings).current("train", DS) is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", SPARK)
-def test_submitted_without_the_project_installed(tmp_path: Path, launcher: str) -> None:
-    """The line of operations.md: the workers find our packages in --py-files, and the settings come along."""
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "package"), "zip"], cwd=ROOT, check=True, capture_output=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    settings = planted_settings(tmp_path / "root", trainer={"workers": 2, "epochs": 1, "launcher": launcher})
-    publish(settings)
-    import pyspark
-
-    spark = Path(pyspark.__file__).parent
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_", "PYTHON"))}
-    python = str(tmp_path / "venv" / "bin" / "python")
-    environment = kept | {
-        "SPARK_HOME": str(spark),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYSPARK_PYTHON": python,
-        "PYTHONPATH": str(spark.parent),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    submit = [str(spark / "bin" / "spark-submit"), "--master", "local[2]", "--py-files", str(ROOT / "dist" / "trichannel.zip")]
-    # the script alone, away from the rest of the repository
-    script = tmp_path / "submitted" / "spark_launcher.py"
-    script.parent.mkdir()
-    script.write_bytes((ROOT / "trainer" / "spark_launcher.py").read_bytes())
-    published(start([*submit, str(script), *command(settings, tmp_path)[3:], "--run-id", "r1"], environment, cwd=tmp_path))
-    assert model(settings).run_id == "r1"
