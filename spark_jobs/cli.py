@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from conf import jobs
 from conf.command import request
@@ -99,6 +100,19 @@ def _sweep(arguments: Arguments) -> int:
     return sweep(asked, space, name=arguments.study, trials=arguments.trials, journal=arguments.journal)
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", default="onnx", metavar="KIND", help="onnx or torchscript (default: onnx)")
+    parser.add_argument("--out", default="towers", metavar="FOLDER", help="where user.* and item.* go (default: towers)")
+
+
+def _export(arguments: Arguments) -> int:
+    from trainer.portable import export_day
+
+    for file in export_day(request(arguments), arguments.format, Path(arguments.out)):
+        print(f"wrote {file}")
+    return 0
+
+
 def _job(name: str, argv: Sequence[str]) -> int:
     from spark_jobs.job import main as job_main
 
@@ -156,6 +170,7 @@ VERBS: Mapping[str, Verb] = {
     "plan": verb("which jobs would run, why, and the command of each", _plan),
     "backfill": verb("run many days, the oldest first; one that fails stops no other", _backfill, _backfill_options),
     "sweep": verb("train a day's model many times with other settings, and compare", _sweep, _sweep_options),
+    "export": verb("write the two towers of a day's model as ONNX or TorchScript", _export, _export_options),
     "init": verb("look at raw data and write settings that run", _init, _init_options, common=False),
     "config": verb("print the resolved settings, each key with its meaning", _config),
     "doctor": verb(_DOCTOR, _doctor, common=False),

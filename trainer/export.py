@@ -84,10 +84,11 @@ class Towers:
     """The trained encoder, in eval mode. Vectors are in encoder space, not normalised.
 
     similarity: "cosine" or "inner_product". dim: D. interests: K. vocabularies: vocab table -> identity of the run it was trained with.
+    encoder: what the vectors come from.
     """
 
     def __init__(self, encoder: Encoder, content: Mapping[str, Any]) -> None:
-        self._encoder = encoder.eval()
+        self.encoder = encoder.eval()
         self.settings = Settings.model_validate(content["settings"])
         self.model_id, self.vocabularies = str(content["model_id"]), dict(content["vocabularies"])
         self.similarity: str = encoder.similarity
@@ -108,13 +109,13 @@ class Towers:
             _check_ids("user_feat", field.name, int(values.max(initial=0)), self._sizes)
             batch[f"user.{field.name}"] = torch.from_numpy(values.astype(np.int64))
         return _in_chunks(
-            users.num_rows, (self.interests, self.dim), lambda rows: self._encoder.user({name: x[rows] for name, x in batch.items()})
+            users.num_rows, (self.interests, self.dim), lambda rows: self.encoder.user({name: x[rows] for name, x in batch.items()})
         )
 
     def encode_items(self, idx: npt.NDArray[np.int32]) -> Vectors:
         """float32[n, D] of item_idx[n]."""
         ids = torch.from_numpy(idx.astype(np.int64))
-        return _in_chunks(len(ids), (self.dim,), lambda rows: self._encoder.item(ids[rows]))
+        return _in_chunks(len(ids), (self.dim,), lambda rows: self.encoder.item(ids[rows]))
 
 
 def load(model_file: str, item_feat: pa.Table) -> Towers:

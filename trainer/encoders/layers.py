@@ -129,7 +129,7 @@ def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tenso
 
 def _lone(ids_BM: Tensor, chosen_B: Tensor, id_: int) -> Tensor:
     """The chosen rows replaced by this single id."""
-    row_M = torch.zeros_like(ids_BM[0] if len(ids_BM) else ids_BM.new_empty(ids_BM.shape[1]))
+    row_M = ids_BM.new_zeros(ids_BM.shape[1])
     row_M[0] = id_
     return torch.where(chosen_B[:, None], row_M, ids_BM)
 

@@ -83,16 +83,18 @@ class SASRec(FieldEncoder):
 
     def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float[B, 1, D]."""
-        num = len(batch["hist_len"])
-        step = max(1, num) if torch.is_grad_enabled() else _ROWS
+        if torch.is_grad_enabled() or (num := len(batch["hist_len"])) <= _ROWS:
+            return self._last(batch, um, uh, noise)
         parts = []
-        for rows in (slice(start, start + step) for start in range(0, max(1, num), step)):
+        for rows in (slice(start, start + _ROWS) for start in range(0, num, _ROWS)):
             part = {name: column[rows] for name, column in batch.items()}
-            masks = [None if given is None else given[rows] for given in (um, uh, noise)]
-            vectors_BPD = self._outputs(part, *masks)
-            length_B = part["hist_len"]
-            parts.append(vectors_BPD[torch.arange(len(length_B), device=length_B.device), length_B])
-        return torch.cat(parts)[:, None, :]
+            parts.append(self._last(part, *(None if given is None else given[rows] for given in (um, uh, noise))))
+        return torch.cat(parts)
+
+    def _last(self, batch: Batch, um: Tensor | None, uh: Tensor | None, noise: Tensor | None) -> Tensor:
+        """float[B, 1, D]: the output behind the last click."""
+        vectors_BPD = self._outputs(batch, um, uh, noise)
+        return vectors_BPD.gather(1, batch["hist_len"][:, None, None].expand(-1, 1, vectors_BPD.shape[2]))
 
     def prefixes(self, batch: Batch, *, noise: Tensor | None = None) -> Tensor:
         """float[B, L + 1, D]: vector n is the user's after n clicks of the history; see Encoder."""
