@@ -53,7 +53,8 @@ def test_seventeen_item_fields(name: str) -> None:
     # as many as in MicRec's news set: the id, eight of one value, eight lists
     roles = {f"{role}_{n}": role for role in ("single", "multi") for n in range(8)}
     base = given(name)
-    source = {"kind": "generic", "path": "clicks.csv", "fields": {"user": {"gender": "single", "hobbies": "multi"}, "item": roles}}
+    fields = {"user": {"gender": "single", "hobbies": "multi"}, "item": {**roles, "title": "text"}}
+    source = {"kind": "generic", "path": "clicks.csv", "fields": fields}
     wide = Settings.model_validate({**base.model_dump(), "source": source})
     columns = {f: [4, 5, 2, 6] if role == "single" else [[4], [], [5, 6], [7, 4, 5]] for f, role in roles.items()}
     table = pa.table({"idx": [1, 2, 3, 4], "eligible": [True] * 4, "item_id": [4, 5, 6, 2], **columns})

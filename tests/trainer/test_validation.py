@@ -1,6 +1,7 @@
 """Validation recall against a slow twin, with every kind of seen filter, and shared by several workers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,10 @@ class FixedVectors(Encoder):
         assert not self.training
         return torch.stack([self.items[batch["hist"][:, 0]], -self.items[batch["hist"][:, 1]]], dim=1)
 
-    def item(self, idx: Tensor, *, vm: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def item(self, idx: Tensor, **_: Any) -> Tensor:
+        return self.items[idx]
+
+    def features(self, idx: Tensor, **_: Any) -> Tensor:
         return self.items[idx]
 
     def tables(self) -> list[nn.Parameter]:

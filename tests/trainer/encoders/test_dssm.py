@@ -38,7 +38,7 @@ def test_history_and_items_share_the_item_id_table() -> None:
 
 def test_without_user_fields_the_history_speaks_alone() -> None:
     # held-out users have no user_id; a log without user attributes then has no user field at all
-    given = tiny.settings({"split": {"kind": "user"}, "source.fields": {"user": {}, "item": {}}})
+    given = tiny.settings({"split": {"kind": "user"}, "source.fields": {"user": {}, "item": {}}, "semantics.kind": None})
     assert given.registry().user == ()
     vocab = {"item_id": 12}
     encoder = build_encoder(given, given.registry(), tiny.catalogue(given), vocab)

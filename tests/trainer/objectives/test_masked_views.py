@@ -46,7 +46,7 @@ def test_equals_the_slow_twin(strategy: str, symmetric: bool) -> None:
     want = slow(items.tolist(), a, b, 0.3)
     if symmetric:
         want = (want + slow(items.tolist(), b, a, 0.3)) / 2
-    assert float(loss(step)["loss"]) == pytest.approx(want, abs=1e-10)
+    assert loss(step)["loss"].item() == pytest.approx(want, abs=1e-10)
 
 
 def test_drawn_items_are_uniform_and_each_once_counts_once() -> None:
@@ -55,7 +55,7 @@ def test_drawn_items_are_uniform_and_each_once_counts_once() -> None:
     items, first = step.batch["item_idx"], step.first_items[0]
     a, b = views(step, items)
     want = slow(items[first].tolist(), a[first], b[first], 0.3)
-    assert float(loss(step)["loss"]) == pytest.approx(want, abs=1e-10)
+    assert loss(step)["loss"].item() == pytest.approx(want, abs=1e-10)
 
 
 def test_views_hide_halves_that_make_up_the_whole() -> None:
@@ -85,7 +85,7 @@ def test_spread_out_is_a_closed_form() -> None:
         encoder.items[1], encoder.items[2] = torch.eye(6)[0], torch.eye(6)[1]
     given, _, loss = made({"items": "batch", "spread_out": True, "temperature": 0.5}, encoder=encoder)
     step = tiny.step(given, encoder, tiny.pairs([1, 2], [1, 2]))
-    assert float(loss(step)["loss"]) == pytest.approx(math.log(1 + math.exp(-2)))
+    assert loss(step)["loss"].item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
 def test_gradients_equal_finite_differences() -> None:
