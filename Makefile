@@ -2,7 +2,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MILLIONS ?= 5
 REPEATS ?= 5
-.PHONY: help setup demo check test test-all bench-spark package package-zip package-env clean
+ROWS ?= 1000000
+BATCH ?= 1024,4096
+.PHONY: help setup demo check test test-all bench-spark bench-train package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -30,6 +32,10 @@ test-all: check  ## check, then all the tests, the slow ones too
 bench-spark: setup  ## the data jobs beside Polars and DuckDB (MILLIONS=5 REPEATS=5 PEERS=<folder of peers.py>)
 	$(in_env) python -c "import polars, duckdb" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/data_jobs.py --millions $(MILLIONS) --repeats $(REPEATS) $(if $(PEERS),--peers $(PEERS))
+
+bench-train: setup  ## training steps beside torch-rechub (ROWS=1000000 BATCH=1024,4096 REPEATS=5)
+	$(in_env) python -c "import torch_rechub" || $(in_env) python -m pip install --quiet -e ".[bench]"
+	$(in_env) python bench/train_steps.py --rows $(ROWS) --batch $(BATCH) --repeats $(REPEATS)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 

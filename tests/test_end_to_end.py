@@ -65,7 +65,8 @@ def test_jobs_md_explains_every_counter(tiny_day):
     text = (Path(__file__).resolve().parents[1] / "docs" / "jobs.md").read_text(encoding="utf-8")
     for job in jobs.stages(settings):
         section = text.split(f"\n## {job}\n", 1)[1].split("\n## ", 1)[0]
-        told = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", section, flags=re.MULTILINE))
+        tables = "".join(re.findall(r"^\| counter \| meaning \|\n((?:\|.*\n)+)", section, flags=re.MULTILINE))
+        told = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", tables, flags=re.MULTILINE))
         patterns = {name: re.sub(r"<\w+>", r"\\w+", re.escape(name)) for name in told}
         for table in jobs.outputs(job, settings):
             found = set(store.manifest(table, DS, settings).counters)

@@ -57,6 +57,10 @@ class Catalogue(FeatureTable):
         """From table item_feat, in any row order; raises BadDataError unless idx is exactly 1..n."""
         return cls._read(item_feat, "item_feat", registry.item)
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same catalogue on a device."""
+        return replace(super().to(device), related={name: related.to(device) for name, related in self.related.items()})
+
     @property
     def num_items(self) -> int:
         """Items, numbered 1..num_items."""

@@ -24,7 +24,7 @@ from trainer.torch_files import write_torch
 INDEX = "checkpoints.json"
 
 # What may differ between the run that wrote a checkpoint and the one that resumes: none of it changes a step.
-_FREE = {"launcher", "workers", "threads", "batches", "epochs", "patience", "checkpoint_steps", "watchdog_s"}
+_FREE = {"launcher", "workers", "threads", "device", "batches", "epochs", "patience", "checkpoint_steps", "mlflow", "watchdog_s"}
 
 
 @dataclass(frozen=True)

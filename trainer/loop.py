@@ -15,6 +15,7 @@ from conf.settings import Settings
 from trainer.backends import Backend, is_sparse_table
 from trainer.batches import Batches
 from trainer.catalogue import Catalogue
+from trainer.devices import in_precision
 from trainer.diagnostics import gradient_norms, watched
 from trainer.encoders import Batch, Encoder
 from trainer.mining import Miner
@@ -88,7 +89,7 @@ class Loop:
         model.optimizers.zero_grad()
         known_BR = torch.cat([batch["hist"], batch["item_idx"][:, None]], dim=1)
         step = Step(
-            encoder=model.encoder,
+            encoder=in_precision(model.encoder, self.settings.trainer.precision, known_BR.device),
             batch=batch,
             backend=self.backend,
             settings=self.settings,
@@ -136,6 +137,11 @@ def progress(epoch: int, start: int, steps: int, *, show: bool) -> Iterator[Call
 
 
 def poison(parameters: Sequence[nn.Parameter]) -> None:
-    """Make a dense gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
-    dense = next(parameter for parameter in parameters if not is_sparse_table(parameter))
-    dense.grad = torch.full_like(dense, math.nan)
+    """Make a gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
+    parameter = parameters[0]
+    if is_sparse_table(parameter):
+        row = torch.full_like(parameter[:1], math.nan)
+        first = torch.zeros(1, 1, dtype=torch.int64, device=row.device)
+        parameter.grad = torch.sparse_coo_tensor(first, row, parameter.shape, check_invariants=False)
+    else:
+        parameter.grad = torch.full_like(parameter, math.nan)

@@ -63,8 +63,9 @@ class Optimizers:
             groups: list[dict[str, Any]] = [{"params": dense}, {"params": tables, "lr": given.tables_lr or given.lr}]
             self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, lr=given.lr, fused=True)}
         else:
-            rowwise = RowwiseAdagrad(tables, lr=given.tables_lr or ROWWISE_LR)
-            self.parts = {"adam": torch.optim.Adam(dense, lr=given.lr, fused=True), "rowwise_adagrad": rowwise}
+            # FM with sampled softmax has tables only
+            self.parts = {"adam": torch.optim.Adam(dense, lr=given.lr, fused=True)} if dense else {}
+            self.parts["rowwise_adagrad"] = RowwiseAdagrad(tables, lr=given.tables_lr or ROWWISE_LR)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

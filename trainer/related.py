@@ -1,6 +1,6 @@
 """Which items go with which: co-occurrence and semantic neighbours as arrays that a step draws positives from and looks pairs up in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -53,6 +53,12 @@ class Related:
         length = pc.fill_null(pc.list_value_length(table["neighbours"]), 0).to_numpy().astype(np.int64)
         pairs = {"item_i": np.repeat(own, length), "item_j": pc.list_flatten(table["neighbours"]).to_numpy()}
         return cls.of_pairs(pa.table(pairs), num_items, weighted=False)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        return replace(
+            self, first=self.first.to(device), other=self.other.to(device), up_to=None if self.up_to is None else self.up_to.to(device)
+        )
 
     def count(self, items: Tensor) -> Tensor:
         """int64[...]: how many go with each of these items."""

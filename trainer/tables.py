@@ -35,6 +35,10 @@ class Tables:
     user_state: Sequence[str]
     user_feat: Sequence[str]
 
+    def to(self, device: torch.device) -> Self:
+        """The same with what the towers and losses look things up in on a device."""
+        return replace(self, catalogue=self.catalogue.to(device), eligible=self.eligible.to(device))
+
     @classmethod
     def read(cls, store: Store, manifests: Mapping[str, Manifest], settings: Settings) -> Self:
         """From the current runs; raises BadDataError if a file cannot be read or no item is eligible."""

@@ -29,6 +29,7 @@ from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
 from trainer.checkpoints import Checkpoints, fingerprint, work_folder
 from trainer.deferred import deferred_init
+from trainer.devices import device_of
 from trainer.encoders import ENCODERS, build_encoder
 from trainer.export import read_model
 from trainer.fit import Fit, Fitted
@@ -39,6 +40,7 @@ from trainer.optimizers import Optimizers
 from trainer.plan import describe
 from trainer.publish import counters_of, publish_model
 from trainer.tables import Tables
+from trainer.tracking import PUBLISHED, tracked
 from trainer.validation import read_queries
 from trainer.warm_start import Warm, begin, same_numbers, warm_weights
 from trainer.watchdog import Watchdog
@@ -109,6 +111,7 @@ class Work:
         self.status: RunStatus | None = None
         self.manifests: dict[str, Manifest] = {}
         self.warm: Warm | None = None
+        self.log: Callable[..., None] = self.asked.log
 
     def run(self) -> None:
         """From start-up to publication; raises TrainingError when another worker is gone."""
@@ -117,6 +120,9 @@ class Work:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 8 % of a step
         self.backend = start_backend(settings.trainer.launcher)
+        self.device = device_of(settings.trainer.device)
+        if self.device.type == "cuda":  # some of what we use has no deterministic form there
+            torch.use_deterministic_algorithms(True, warn_only=True)
         publication = self._begin()
         if publication is None and self.backend.rank == 0:
             return
@@ -168,7 +174,7 @@ class Work:
 
     def _fit(self, manifests: Mapping[str, Manifest]) -> tuple[Samples, Fitted]:
         asked, settings, backend, beat = self.asked, self.asked.settings, self.backend, self.watchdog.beat
-        tables = Tables.read(asked.store, manifests, settings)
+        tables = Tables.read(asked.store, manifests, settings).to(self.device)
         beat()
         if settings.trainer.batches == "petastorm":
             from trainer.batches.petastorm import refuse_pickled_schema
@@ -178,10 +184,13 @@ class Work:
         samples = survey(asked.store, manifests["samples"], backend, num_items=num_items, clicks_per_row=clicks)
         beat()
         queries = read_queries(samples, settings, tables.users, tables.user_state, rank=backend.rank, size=backend.size)
+        queries = None if queries is None else queries.to(self.device)
         beat()
         shape = self._agreed_fingerprint(manifests)
         self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape)
-        log = asked.log if backend.rank == 0 else _silent
+        log: Callable[..., None] = _silent
+        if backend.rank == 0:
+            log = self.log = self.stack.enter_context(tracked(settings.trainer.mlflow, settings, f"{asked.ds} {asked.run_id}", asked.log))
         log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
         self.warm = self._read_warm(manifests, tables, log)
         loop = self._loop(tables, samples, settings, self.checkpoints)
@@ -216,17 +225,20 @@ class Work:
         self.encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
         if self.warm is not None:
             begin(self.encoder, self.warm)
-        criterion = build_objectives(settings, self.encoder)
+        criterion = build_objectives(settings, self.encoder).to(self.device)
+        self.encoder.to(self.device)
         return Loop(
             model=Model(self.encoder, criterion, Optimizers(settings, self.encoder, criterion)),
             backend=self.backend,
-            batches=Batches(samples, settings, tables.users, rank=self.backend.rank, size=self.backend.size),
+            batches=Batches(samples, settings, tables.users, rank=self.backend.rank, size=self.backend.size, device=self.device),
             catalogue=tables.catalogue,
-            item_counts=samples.item_counts,
+            item_counts=samples.item_counts.to(self.device),
             settings=settings,
             beat=self.watchdog.beat,
             dump=checkpoints.dump,
-            miner=build_miner(settings, tables, samples, self.encoder, criterion, self.backend, beat=self.watchdog.beat),
+            miner=build_miner(
+                settings, tables, samples, self.encoder, criterion, self.backend, beat=self.watchdog.beat, device=self.device
+            ),
         )
 
     def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:
@@ -244,6 +256,8 @@ class Work:
         counters = counters_of(samples, fitted, settings, workers=self.backend.size)
         counters["warm_start"] = self.warm.model_id if self.warm is not None else None
         record, model_id = publish_model(publication, manifests, self.encoder, fitted, settings, counters)
+        if settings.trainer.mlflow is not None:
+            self.log(PUBLISHED, model=model_id, run=record.run_id, ds=asked.ds, variant=asked.variant)
         self.checkpoints.clear()
         recall = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"
         line = f"published {JOB} ds={asked.ds} run={record.run_id} seconds={self.timer.seconds:.1f} model={model_id}"

@@ -41,6 +41,10 @@ class Queries:
     truth: Tensor
     seen: Tensor
 
+    def to(self, device: torch.device) -> "Queries":
+        """The same on a device."""
+        return Queries({name: column.to(device) for name, column in self.batch.items()}, self.truth.to(device), self.seen.to(device))
+
     @property
     def users(self) -> int:
         """Users of this rank."""
@@ -83,8 +87,10 @@ def recall(
     encoder.eval()
     with torch.no_grad():
         items_nD = torch.cat([_comparable(encoder, encoder.item(part)) for part in torch.split(eligible, _ITEMS)])
-        column = torch.full((int(eligible.max()) + 1,), -1, dtype=torch.int64)  # item_idx -> column of the scores, -1 = not eligible
-        column[eligible] = torch.arange(len(eligible))
+        column = torch.full(
+            (int(eligible.max()) + 1,), -1, dtype=torch.int64, device=eligible.device
+        )  # item_idx -> column of the scores, -1 = not eligible
+        column[eligible] = torch.arange(len(eligible), device=eligible.device)
         total, step = 0.0, max(1, _SCORES // len(eligible))
         for start in range(0, queries.users, step):
             beat()

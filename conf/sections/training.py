@@ -234,6 +234,13 @@ class Optimizer(Section):
     tables_lr: float | None = Field(None, gt=0, description="learning rate of the tables; null = lr, or 0.05 for rowwise_adagrad")
 
 
+class Mlflow(Section):
+    """Where a training is tracked."""
+
+    uri: str = Field(min_length=1, description="MLflow's tracking URI: http://host:port, sqlite:///file or a folder")
+    experiment: str = Field("trichannel", min_length=1, description="name of the experiment that runs belong to")
+
+
 class Trainer(Section):
     """How training runs."""
 
@@ -246,6 +253,12 @@ class Trainer(Section):
         4, description="ordered row streams; a multiple of workers: then any such number of workers sees the same batches"
     )
     threads: Positive = Field(1, description="torch threads per worker")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where a worker computes; auto: a GPU where there is one, each its own"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of the towers' matrix products; weights, vectors and losses are float32 in either case"
+    )
     batch: Positive = Field(1024, description="rows of a global batch, over all workers; MIC 4.3")
     batches: Literal["petastorm", "arrow"] = Field("petastorm", description="where batches come from; both give the same ones")
     clicks_per_row: Positive = Field(
@@ -259,6 +272,7 @@ class Trainer(Section):
     optimizer: Optimizer = Optimizer()
     seed: int = Field(1, description="seed of weights, order and draws")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints, beside one an epoch")
+    mlflow: Mlflow | None = Field(None, description="track the training by MLflow; null = off")
     watchdog_s: float = Field(60, gt=0, description="seconds without a step after which a worker dumps its stack and ends all; decision")
 
     @model_validator(mode="after")

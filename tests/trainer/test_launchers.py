@@ -53,6 +53,7 @@ def published(process: Started) -> None:
     assert "Warning: `torch" not in said  # of what a next version will do otherwise
 
 
+@pytest.mark.slow  # three trainings in processes of their own
 def test_trains_where_five_packages_are(tmp_path: Path) -> None:
     """One process, and two under torchrun."""
     python, packages = bare_python(tmp_path)

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ from torch import nn
 
 from tests.trainer import tiny
 from trainer.backends.single import SingleBackend
+from trainer.diagnostics import gradient_norms
+from trainer.loop import poison
 from trainer.optimizers import Optimizers, RowwiseAdagrad
 
 ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}, "model.dropout": 0.2}
@@ -102,3 +105,16 @@ def test_sparse_and_dense_tables_get_the_same_gradients() -> None:
         criterion(tiny.step(given, encoder, tiny.batch()))[0].backward()
         gradients.append({name: copy.copy(p.grad).to_dense() for name, p in encoder.named_parameters() if p.grad is not None})
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_model_of_tables_alone_trains_and_can_be_stopped() -> None:
+    given = tiny.settings({**ROWWISE, "model.encoder": "fm", "base": {"loss": "sampled_softmax"}, "objectives": {}})
+    encoder, criterion = tiny.model(given)
+    optimizers = Optimizers(given, encoder, criterion)
+    before = [table.detach().clone() for table in optimizers.parameters]
+    criterion(tiny.step(given, encoder, tiny.batch()))[0].backward()
+    optimizers.step()
+    assert all(not torch.equal(table, old) for table, old in zip(optimizers.parameters, before, strict=True))
+    poison(optimizers.parameters)
+    SingleBackend().sync_gradients(optimizers.parameters)
+    assert math.isnan(gradient_norms(optimizers.parameters, encoder.tables())["grad_norm"])

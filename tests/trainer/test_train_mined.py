@@ -61,7 +61,7 @@ RECOMMENDED: dict[str, object] = {**MINING, "user_items": "hard_negative", "enco
 @pytest.mark.parametrize(
     ("mining", "late"),
     [
-        pytest.param(MINING, 17, id="between searches"),
+        pytest.param(MINING, 17, id="between searches", marks=pytest.mark.slow),
         pytest.param(MINING, 21, id="before one", marks=pytest.mark.slow),
         pytest.param(QUEUE, 14, id="queue", marks=pytest.mark.slow),
         pytest.param(RECOMMENDED, 17, id="recommended", marks=pytest.mark.slow),

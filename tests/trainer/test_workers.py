@@ -242,6 +242,7 @@ def test_a_file_that_one_worker_cannot_read_ends_all(tmp_path: Path, launch: Lau
     assert store.current("train", DS) is None
 
 
+@pytest.mark.slow
 def test_one_message_when_the_inputs_are_not_there(tmp_path: Path, launch: Launch) -> None:
     launched = launch(settings_of(tmp_path / "root"))
     assert launched.ended(HORIZON_S) != 0

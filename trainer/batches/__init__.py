@@ -37,12 +37,15 @@ class Batches:
     Args:
         users: the user table, from which multi-valued user fields are looked up; None where there are none.
         rank, size: this worker and the number of workers; size divides settings.trainer.streams.
+        device: where batches go; to a GPU through pinned memory, by the thread that makes them ahead.
 
     Raises:
         ValueError: unknown source, or streams that the workers cannot share equally.
     """
 
-    def __init__(self, samples: Samples, settings: Settings, users: UserTable | None, *, rank: int, size: int) -> None:
+    def __init__(
+        self, samples: Samples, settings: Settings, users: UserTable | None, *, rank: int, size: int, device: torch.device | str = "cpu"
+    ) -> None:
         trainer = settings.trainer
         if trainer.batches not in SOURCES:
             raise ValueError(f"unknown source of batches {trainer.batches!r}; known: {', '.join(sorted(SOURCES))}")
@@ -50,7 +53,7 @@ class Batches:
             raise ValueError(f"trainer.streams ({trainer.streams}) must be a multiple of the number of workers ({size})")
         self._samples, self._settings, self._users = samples, settings, users
         self._registry: Registry = settings.registry()
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._device = rank, size, torch.device(device)
         self._stored_masks = settings.samples.masks.stored and not any(group.cut for group in samples.groups)
         self.masking = masking_of(settings, samples.mask_patterns)
 
@@ -109,6 +112,8 @@ class Batches:
                 batch[f"user.{field.name}"] = whole(field.name)
             elif self._users is not None:
                 batch[f"user.{field.name}"] = self._users.multi[field.name][batch["user_idx"]].long()
+        if self._device.type != "cpu":
+            return {name: column.pin_memory().to(self._device, non_blocking=True) for name, column in batch.items()}
         return batch
 
 
