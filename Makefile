@@ -9,6 +9,9 @@ BATCH ?= 1024,4096
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
 
+# two processes, each with a Spark of its own: a driver that plans leaves the second core idle
+two_at_a_time = --numprocesses 2 --dist loadfile
+
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -24,10 +27,10 @@ check: setup  ## lint, format, types
 	$(in_env) mypy
 
 test: check  ## check, then the tests
-	$(in_env) python -m pytest
+	$(in_env) python -m pytest $(two_at_a_time)
 
 test-all: check  ## check, then all the tests, the slow ones too
-	$(in_env) python -m pytest -m ''
+	$(in_env) python -m pytest $(two_at_a_time) -m ''
 
 bench-spark: setup  ## the data jobs beside Polars and DuckDB (MILLIONS=5 REPEATS=5 PEERS=<folder of peers.py>)
 	$(in_env) python -c "import polars, duckdb" || $(in_env) python -m pip install --quiet -e ".[bench]"

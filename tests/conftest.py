@@ -49,8 +49,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 @pytest.fixture(scope="session")
 def tiny_day(tmp_path_factory: pytest.TempPathFactory) -> TinyDay:
-    """A whole day that one command made; to be looked at, or copied and then changed."""
-    return make_tiny_day(tmp_path_factory.mktemp("tiny_day"))
+    """A whole day that one command made; to be looked at, or copied and then changed. One for all of pytest's processes."""
+    base = tmp_path_factory.getbasetemp()
+    return make_tiny_day((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_day")
 
 
 @pytest.fixture
