@@ -1,6 +1,6 @@
 """Small pictures as inline SVG. They carry classes only: colours, fonts and dark mode come from the page's style sheet.
 
-Bars have widths in percent, so that they fit any page; line charts scale as a whole.
+Bars have widths in percent, so that they fit any page; charts of lines and of dots scale as a whole.
 """
 
 from collections.abc import Sequence
@@ -152,3 +152,39 @@ def _end_labels(series: Sequence[Line], frame: _Frame) -> list[str]:
         y = max(y + LINE_HEIGHT, min(at, floor_y + LINE_HEIGHT * n))
         parts.append(f'<text class="name {line.kind}" x="{frame.right + 8:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>')
     return parts
+
+
+# ---- dots ----------------------------------------------------------------------------------------------------------
+
+
+def dots(points: Sequence[tuple[float, float, float | None]], *, x_label: str, y_label: str, shade_label: str, label: str) -> str:
+    """Points (x, y, shade) as dots, the fuller the higher their shade, with the lowest and highest shade named; "" if there is none.
+
+    A shade of None is drawn as an empty ring. Shades are shares and are written in percent.
+    """
+    if not points:
+        return ""
+    across, up = (ticks(min(values), max(values)) for values in ([p[0] for p in points], [p[1] for p in points]))
+    frame = _Frame((across[0], across[-1]), (up[0], up[-1]), right=WIDTH - 16)
+    shades = [shade for *_, shade in points if shade is not None]
+    parts = [_tick_up(mark, frame, False) for mark in up] + [_tick_across(mark, frame) for mark in across]
+    parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
+    parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
+    for x, y, shade in points:
+        fill = "none" if shade is None else f"{_fullness(shade, shades):.2f}"
+        parts.append(_dot(frame.across(x), frame.up(y), fill))
+    if shades:
+        named = sorted({min(shades), max(shades)})
+        text = f"{escape(shade_label)} {' to '.join(f'{100 * shade:.1f} %' for shade in named)}"
+        parts.append(f'<text class="axis" x="{frame.right:.1f}" y="14" text-anchor="end">{text}</text>')
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def _fullness(shade: float, shades: Sequence[float]) -> float:
+    low, high = min(shades), max(shades)
+    return 1.0 if high == low else 0.15 + 0.85 * (shade - low) / (high - low)
+
+
+def _dot(x: float, y: float, fill: str) -> str:
+    place = f'cx="{x:.1f}" cy="{y:.1f}" r="4.5"'
+    return f'<circle class="ring" {place}/>' if fill == "none" else f'<circle class="shade" {place} fill-opacity="{fill}"/>'

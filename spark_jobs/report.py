@@ -237,7 +237,7 @@ def render(content: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, count=count, duration=duration)
     environment.globals.update(kind_of=kind_of, NAMES=NAMES, METRICS=METRICS, lines_of=lines_of, round_up=round_up)
-    environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines")})
+    environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines", "dots")})
     template = resources.files("spark_jobs").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(cells=index_cells(content["metrics"]), **content)
 

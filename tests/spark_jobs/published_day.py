@@ -111,6 +111,8 @@ def training_log() -> list[dict[str, Any]]:
             "grad_norm": 1.0,
             "grad_norm.dense": 1.0,
             "watch.ui_align": 0.5,
+            "watch.uu_uniform": -2.0 - e,
+            "watch.ii_uniform": -1.0 - e,
             "samples_per_s": 9.0,
         }
         for e, s, a, b in losses

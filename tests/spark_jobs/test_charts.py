@@ -64,3 +64,16 @@ def test_a_line_marks_its_best_point_and_an_empty_chart_is_nothing() -> None:
     assert "recall@50" not in drawn  # a single line needs no name beside it
     assert charts.lines([Line("a", "first", [])], x_label="", y_label="", label="") == ""
     assert "<circle" in charts.lines([Line("a", "first", [(1, 0.5)])], x_label="", y_label="", label="")  # one epoch: a dot
+
+
+def test_dots_stand_where_their_values_are_and_are_the_fuller_the_higher_their_shade() -> None:
+    drawn = charts.dots([(0, -2, 0.1), (1, -1, 0.3), (2, -2, None)], x_label="a <b", y_label="", shade_label="recall", label="")
+    circles = ElementTree.fromstring(drawn).findall("circle")
+    assert [(c.get("class"), c.get("fill-opacity")) for c in circles] == [("shade", "0.15"), ("shade", "1.00"), ("ring", None)]
+    x, y = ([float(c.get(name) or 0) for c in circles] for name in ("cx", "cy"))
+    assert x == pytest.approx([charts.LEFT, (charts.LEFT + charts.WIDTH - 16) / 2, charts.WIDTH - 16])
+    assert y == pytest.approx([charts.HEIGHT - charts.BOTTOM, charts.TOP, charts.HEIGHT - charts.BOTTOM])
+    assert "recall 10.0 % to 30.0 %" in drawn
+    assert "a &lt;b" in drawn
+    assert charts.dots([], x_label="", y_label="", shade_label="", label="") == ""
+    assert 'fill-opacity="1.00"' in charts.dots([(0, 0, 0.5)], x_label="", y_label="", shade_label="", label="")

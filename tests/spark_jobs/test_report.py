@@ -129,6 +129,14 @@ def test_training_curves_come_from_the_lines_of_the_trainer() -> None:
     assert training([])["losses"] == training([])["valid"] == []
 
 
+def test_how_even_users_and_items_lie_is_told_with_the_recall_of_the_epoch() -> None:
+    found = training(training_log())["balance"]
+    assert found["uu_uniform"] == [[0.5, -2.0, 0.2], [0.5, -3.0, 0.3], [0.5, -4.0, 0.3]]
+    assert found["ii_uniform"] == [[0.5, -1.0, 0.2], [0.5, -2.0, 0.3], [0.5, -3.0, 0.3]]
+    unwatched = [{"kind": "step", "epoch": 0, "step": n, "loss": 1.0} for n in range(9)]
+    assert training(unwatched)["balance"] == {"uu_uniform": [], "ii_uniform": []}
+
+
 def test_overlap_is_the_share_of_the_rows_items(spark: SparkSession) -> None:
     state = spark.createDataFrame([(1, [9]), (2, [9]), (3, [])], "user_idx int, items array<int>")
     rows = [(1, "a", [1, 2, 3]), (1, "b", [2, 4]), (2, "a", [5, 6]), (3, "a", [1]), (3, "b", [1])]
