@@ -15,6 +15,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])

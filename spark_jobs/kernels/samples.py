@@ -3,17 +3,7 @@
 import numpy as np
 
 from spark_jobs.kernels.compiled import I16, I32, I64, compiled
-
-_GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-@compiled
-def _mix(x: np.uint64, word: int) -> np.uint64:
-    """One step of the chain of conf.draws."""
-    z = (x ^ (np.uint64(word) * _GOLDEN)) + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _M1
-    z = (z ^ (z >> np.uint64(27))) * _M2
-    return z ^ (z >> np.uint64(31))
+from spark_jobs.kernels.draws import mix
 
 
 @compiled
@@ -56,10 +46,10 @@ def field_masks(sample_id: I64, num_fields: int, p: float, seed: int, draw: int,
     if num_fields < 2:
         return masks
     for n in range(len(sample_id)):
-        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        x = mix(mix(mix(np.uint64(seed), sample_id[n]), draw), what)
         mask, smallest, largest, low, high = 0, 0, 0, np.float64(2.0), np.float64(-1.0)
         for bit in range(num_fields):
-            u = _u01(_mix(x, bit))
+            u = _u01(mix(x, bit))
             if u < p:
                 mask |= 1 << bit
             if u < low:
@@ -79,9 +69,9 @@ def half_masks(sample_id: I64, num_fields: int, seed: int, draw: int, what: int)
     """`conf.masks.half_mask`."""
     masks, u = np.zeros(len(sample_id), np.int64), np.empty(num_fields, np.float64)
     for n in range(len(sample_id)):
-        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        x = mix(mix(mix(np.uint64(seed), sample_id[n]), draw), what)
         for bit in range(num_fields):
-            u[bit] = _u01(_mix(x, bit))
+            u[bit] = _u01(mix(x, bit))
         mask = 0
         for bit in range(num_fields):
             before = 0
@@ -99,7 +89,7 @@ def pattern_masks(sample_id: I64, patterns: I64, seed: int, draw: int, what: int
     """`conf.masks.pattern_mask`."""
     masks = np.zeros(len(sample_id), np.int64)
     for n in range(len(sample_id)):
-        u = _u01(_mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what))
+        u = _u01(mix(mix(mix(np.uint64(seed), sample_id[n]), draw), what))
         place = np.int64(u * len(patterns))
         masks[n] = patterns[place if place < len(patterns) else len(patterns) - 1]
     return masks
@@ -110,10 +100,10 @@ def history_masks(sample_id: I64, hist_len: I16, p: float, seed: int, draw: int,
     """`conf.masks.history_mask`."""
     masks = np.zeros(len(sample_id), np.int64)
     for n in range(len(sample_id)):
-        x = _mix(_mix(_mix(np.uint64(seed), sample_id[n]), draw), what)
+        x = mix(mix(mix(np.uint64(seed), sample_id[n]), draw), what)
         mask = 0
         for bit in range(hist_len[n] - 1):
-            if _u01(_mix(x, bit)) < p:
+            if _u01(mix(x, bit)) < p:
                 mask |= 1 << bit
         masks[n] = mask
     return masks
@@ -124,7 +114,7 @@ def permutation(num: int, seed: int) -> I64:
     """int64[num], a permutation of 0..num-1 (Fisher and Yates)."""
     order = np.arange(num)
     for n in range(num - 1, 0, -1):
-        other = np.int64(_u01(_mix(np.uint64(seed), n)) * (n + 1))
+        other = np.int64(_u01(mix(np.uint64(seed), n)) * (n + 1))
         order[n], order[other] = order[other], order[n]
     return order
 
