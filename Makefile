@@ -4,7 +4,7 @@ MILLIONS ?= 5
 REPEATS ?= 5
 ROWS ?= 1000000
 BATCH ?= 1024,4096
-.PHONY: help setup demo check test test-all bench-spark bench-train package package-zip package-env clean
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -39,6 +39,9 @@ bench-spark: setup  ## the data jobs beside Polars and DuckDB (MILLIONS=5 REPEAT
 bench-train: setup  ## training steps beside torch-rechub (ROWS=1000000 BATCH=1024,4096 REPEATS=5)
 	$(in_env) python -c "import torch_rechub" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/train_steps.py --rows $(ROWS) --batch $(BATCH) --repeats $(REPEATS)
+
+bench-profile: setup  ## where the time of a training step goes, as a picture (ROWS=1000000)
+	$(in_env) python bench/step_profile.py --rows $(ROWS)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 
