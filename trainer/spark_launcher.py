@@ -82,7 +82,7 @@ def packed(argv: Sequence[str], files: Sequence[str]) -> Training:
 
         os.environ.update(known_as)
         sys.path[:0] = [file for file in files if os.path.exists(file)]
-        from trainer.train import leave
+        from trainer.process import leave
         from trainer.train import main as train
 
         with tempfile.TemporaryDirectory(prefix="trichannel-") as folder:

@@ -8,41 +8,33 @@ Reads samples, user_feat, item_feat, user_state and the sizes of the vocabularie
 """
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NoReturn
-
-import torch
+from typing import Any
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
 from conf.errors import Fault, TrainingError, TrichannelError, UsageError
 from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchanged
-from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from conf.storage import Manifest, Publication, Record
-from trainer.backends import Backend, build_backend
 from trainer.batches import Batches, Samples, survey
 from trainer.checkpoints import Checkpoints, fingerprint, work_folder
-from trainer.deferred import deferred_init
-from trainer.devices import device_of
-from trainer.encoders import ENCODERS, build_encoder
-from trainer.export import read_model
+from trainer.encoders import build_encoder
 from trainer.fit import Fit, Fitted
 from trainer.loop import Loop, Model
 from trainer.mining import build_miner
 from trainer.objectives import build_objectives
 from trainer.optimizers import Optimizers
 from trainer.plan import describe
+from trainer.process import leave, leaving_word, start
 from trainer.publish import counters_of, publish_model
 from trainer.tables import Tables
 from trainer.tracking import PUBLISHED, tracked
 from trainer.validation import read_queries
-from trainer.warm_start import Warm, begin, same_numbers, warm_weights
+from trainer.warm_start import Warm, begin, read_warm
 from trainer.watchdog import Watchdog
 
 JOB = "train"
@@ -60,25 +52,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of a run that was cut")
     return parser.parse_args(argv)
-
-
-def leave(exit_code: int) -> NoReturn:
-    """End this worker; after a failure within seconds, though the clean-up of Horovod or NCCL may wait for a worker that is gone."""
-    if exit_code != 0:
-        Watchdog(_EXIT_S).start()
-    sys.exit(exit_code)
-
-
-def leaving_word(body: Callable[[], int]) -> int:
-    """Run the body; of the workers that fail of a known cause, the first writes it to the file that $TRICHANNEL_FAILURE names."""
-    try:
-        return body()
-    except TrichannelError as error:
-        path = os.environ.get("TRICHANNEL_FAILURE")
-        if path:
-            with suppress(OSError), open(path, "x", encoding="utf-8") as file:  # it exists: an earlier one is the cause of ours
-                json.dump({"exit_code": error.exit_code, "error": "; ".join(map(str, error.faults))}, file)
-        raise
 
 
 def run(asked: Request, *, resume: bool = False) -> int:
@@ -115,18 +88,11 @@ class Work:
 
     def run(self) -> None:
         """From start-up to publication; raises TrainingError when another worker is gone."""
-        settings = self.asked.settings
-        torch.set_num_threads(settings.trainer.threads)
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 8 % of a step
-        self.backend = start_backend(settings.trainer.launcher)
-        self.device = device_of(settings.trainer.device)
-        if self.device.type == "cuda":  # some of what we use has no deterministic form there
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.backend, self.device = start(self.asked.settings.trainer)
         publication = self._begin()
         if publication is None and self.backend.rank == 0:
             return
-        manifests = self.manifests or input_manifests(JOB, self.asked.store, self.asked.ds, settings)
+        manifests = self.manifests or input_manifests(JOB, self.asked.store, self.asked.ds, self.asked.settings)
         samples, fitted = self._fit(manifests)
         if publication is not None:
             self._publish(publication, manifests, samples, fitted)
@@ -188,37 +154,32 @@ class Work:
         beat()
         shape = self._agreed_fingerprint(manifests)
         self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape)
-        log: Callable[..., None] = _silent
-        if backend.rank == 0:
-            log = self.log = self.stack.enter_context(tracked(settings.trainer.mlflow, settings, f"{asked.ds} {asked.run_id}", asked.log))
-        log("begin", stage=JOB, workers=backend.size, train_rows=samples.train_rows, valid_rows=samples.valid_rows, resume=self.resume)
-        self.warm = self._read_warm(manifests, tables, log)
+        self.log = self._open_log()
+        counted = {"train_rows": samples.train_rows, "valid_rows": samples.valid_rows}
+        self.log("begin", stage=JOB, workers=backend.size, **counted, resume=self.resume)
+        self.warm = read_warm(asked, self.previous, manifests, tables, self.log)
         loop = self._loop(tables, samples, settings, self.checkpoints)
-        fitted = Fit(loop, queries, tables.eligible, self.checkpoints, log).run(resume=self.resume)
+        fitted = Fit(loop, queries, tables.eligible, self.checkpoints, self.log).run(resume=self.resume)
         if settings.split.refit and fitted.progress.best_epoch is not None:
-            epochs = fitted.progress.best_epoch + 1
-            both, again = samples.with_valid(), _with_epochs(settings, epochs)
-            kept = Checkpoints(asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}")
-            log("refit", stage=JOB, epochs=epochs, train_rows=both.train_rows)
-            final = Fit(self._loop(tables, both, again, kept), None, tables.eligible, kept, log, phase="refit_").run(resume=self.resume)
-            progress = replace(fitted.progress, lines=fitted.progress.lines + final.progress.lines)
-            fitted = replace(fitted, weights=final.weights, progress=progress, refit_rows=both.train_rows)
+            fitted = self._refit(fitted, fitted.progress.best_epoch + 1, tables, samples.with_valid(), shape)
         return samples, fitted
 
-    def _read_warm(self, manifests: Mapping[str, Manifest], tables: Tables, log: Callable[..., None]) -> Warm | None:
-        """The earlier model's weights; None = the model begins cold, and where one was asked for, the log says why."""
+    def _open_log(self) -> Callable[..., None]:
+        """Where to tell what happens; ranks other than 0 tell nobody."""
+        if self.backend.rank != 0:
+            return _silent
         asked, settings = self.asked, self.asked.settings
-        if not settings.trainer.warm_start:
-            return None
-        if not self.previous or not same_numbers(self.previous["model"], manifests):
-            why = "ids are numbered anew" if self.previous else "there is no earlier model to go on from"
-            log("cold", stage=JOB, reason=why)
-            return None
-        file = next(file for file in asked.store.files_of(self.previous["model"]) if file.endswith("/model.pt"))
-        fresh = deferred_init(ENCODERS[settings.model.encoder], settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
-        found = warm_weights(fresh, read_model(file), file)
-        log("warm", stage=JOB, model=found.model_id, new_rows=sum(found.added.values()))
-        return found
+        return self.stack.enter_context(tracked(settings.trainer.mlflow, settings, f"{asked.ds} {asked.run_id}", asked.log))
+
+    def _refit(self, chosen: Fitted, epochs: int, tables: Tables, both: Samples, shape: str) -> Fitted:
+        """A fresh model, trained on train and validation rows for the epochs that validation chose."""
+        settings = _with_epochs(self.asked.settings, epochs)
+        kept = Checkpoints(self.asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}")
+        self.log("refit", stage=JOB, epochs=epochs, train_rows=both.train_rows)
+        loop = self._loop(tables, both, settings, kept)
+        final = Fit(loop, None, tables.eligible, kept, self.log, phase="refit_").run(resume=self.resume)
+        progress = replace(chosen.progress, lines=chosen.progress.lines + final.progress.lines)
+        return replace(chosen, weights=final.weights, progress=progress, refit_rows=both.train_rows)
 
     def _loop(self, tables: Tables, samples: Samples, settings: Settings, checkpoints: Checkpoints) -> Loop:
         """The loop of a model at its start: fresh, or with the weights of an earlier day."""
@@ -275,31 +236,7 @@ class Work:
             self.status.__exit__(TrainingError, TrainingError(f"job {JOB}, ds={self.asked.ds}", [sentence]), None)
 
 
-_EXIT_S = 20.0  # for the way out after a failure
 _GO, _SKIP, _STOP = 0, 1, 100  # what rank 0 tells the others; _STOP + exit code
-
-
-# The variable that shows how a process was started, with the number of workers in it: (its launcher, the backend that goes with it).
-_STARTED_BY = {"HOROVOD_SIZE": ("horovodrun", "horovod"), "WORLD_SIZE": ("torchrun", "ddp")}
-
-
-def start_backend(launcher: str) -> Backend:
-    """The backend of the launcher; raises UsageError where it does not fit how the process was started, or is not installed."""
-    name = LAUNCHERS[launcher].backend
-    starts = {backend: (program, os.environ.get(variable)) for variable, (program, backend) in _STARTED_BY.items()}
-    own = starts.pop(name, ("", None))[1]
-    for backend, (program, workers) in starts.items():
-        if own is None and workers not in (None, "1"):
-            found = f"started by {program} with {workers} workers"
-            raise UsageError("trainer.launcher", [Fault(f"trainer.launcher is {launcher}", found, f"set trainer.launcher: {backend}")])
-    if name == "ddp" and own is None:
-        fix = "start it by trichannel train or torchrun, or set trainer.launcher: single"
-        raise UsageError("trainer.launcher", [Fault(f"trainer.launcher is {launcher}", "started by plain Python", fix)])
-    try:
-        return build_backend(name)
-    except ImportError as error:
-        fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: ddp or single"
-        raise UsageError("trainer.launcher", [Fault(f"{name} is not installed", str(error), fix)]) from error
 
 
 def _with_epochs(settings: Settings, epochs: int) -> Settings:

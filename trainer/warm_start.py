@@ -1,15 +1,19 @@
 """A model that begins where an earlier day's ended: rows of old values kept, rows of new values as in a fresh model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from conf.command import Request
 from conf.errors import Fault, UsageError
 from conf.storage import Manifest
-from trainer.encoders import Encoder
+from trainer.deferred import deferred_init
+from trainer.encoders import ENCODERS, Encoder
+from trainer.export import read_model
+from trainer.tables import Tables
 
 EPOCH = "vocabulary_epoch"
 
@@ -21,6 +25,30 @@ class Warm:
     weights: Mapping[str, Tensor]
     model_id: str
     added: Mapping[str, int]
+
+
+def read_warm(
+    asked: Request, previous: Mapping[str, Manifest], manifests: Mapping[str, Manifest], tables: Tables, log: Callable[..., None]
+) -> Warm | None:
+    """What the earlier model gives; None = the model begins cold, and where warmth was asked for, the log says why.
+
+    previous: the model of an earlier day, where there is one. manifests: of the inputs.
+
+    Raises:
+        UsageError: see warm_weights.
+    """
+    settings = asked.settings
+    if not settings.trainer.warm_start:
+        return None
+    if not previous or not same_numbers(previous["model"], manifests):
+        why = "ids are numbered anew" if previous else "there is no earlier model to go on from"
+        log("cold", stage="train", reason=why)
+        return None
+    file = next(file for file in asked.store.files_of(previous["model"]) if file.endswith("/model.pt"))
+    fresh = deferred_init(ENCODERS[settings.model.encoder], settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+    found = warm_weights(fresh, read_model(file), file)
+    log("warm", stage="train", model=found.model_id, new_rows=sum(found.added.values()))
+    return found
 
 
 def same_numbers(previous: Manifest, manifests: Mapping[str, Manifest]) -> bool:

@@ -78,7 +78,7 @@ def test_a_run_whose_trainer_lacks_its_input_says_that_a_retry_helps(tmp_path, m
 
 def test_the_first_worker_to_fail_leaves_the_word(tmp_path, monkeypatch):
     from conf.errors import BadDataError
-    from trainer.train import leaving_word
+    from trainer.process import leaving_word
 
     def fails(error):
         def body():

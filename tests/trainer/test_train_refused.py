@@ -16,7 +16,8 @@ from conf.storage import Store
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
 from tests.trainer.trained import command
 from trainer.checkpoints import INDEX, work_folder
-from trainer.train import run, start_backend
+from trainer.process import start_backend
+from trainer.train import run
 
 Day = Callable[..., tuple[Settings, World]]
 Asked = Callable[..., Request]
