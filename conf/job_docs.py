@@ -22,7 +22,8 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
         own = ", ".join(f"`{table}`" for table in spec.reuses)
         reads += f"; with `cooc.increment`, its own {own} of the day that `vocabulary.previous_ds` names, if it is there"
     if spec.optional:
-        reads += f"; where an objective asks for them, {', '.join(f'`{table}`' for table in spec.optional)}"
+        asks = "an objective asks" if job == "train" else "section `merge` asks"
+        reads += f"; where {asks} for them, {', '.join(f'`{table}`' for table in spec.optional)}"
     writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
     start = [f"spark-submit --py-files dist/trichannel.zip {module.replace('.', '/')}.py {arguments}", f"python -m {module} {arguments}"]

@@ -19,7 +19,7 @@ class JobSpec:
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
-    optional: inputs that are read only where an objective asks for them (`Objectives.tables`).
+    optional: inputs that are read only where an objective, or the merge, asks for them (`Objectives.tables`, `Merge.tables`).
     """
 
     inputs: tuple[str, ...]
@@ -64,10 +64,14 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.neighbours",
     ),
     "candidates": JobSpec(
-        ("embeddings_user", "index", "neighbours_user", "neighbours_item", "cooc", "user_state", "user_index", "item_index"),
+        (
+            *("embeddings_user", "index", "neighbours_user", "neighbours_item", "cooc", "user_state", "user_index", "item_index"),
+            *("item_feat", "events"),
+        ),
         ("channel_candidates", "candidates"),
         ("channels", "merge", "model.history"),
         "retrieval.candidates",
+        optional=("item_feat", "events"),
     ),
     "offline_metrics": JobSpec(
         ("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
@@ -99,7 +103,7 @@ def outputs(job: str, settings: Settings) -> tuple[str, ...]:
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
     """The tables the job reads, vocabularies by name; those that the day does not make or nothing asks for are left out."""
     made = stages(settings)
-    unused = {table for table in JOBS[job].optional if table not in settings.objectives.tables}
+    unused = set(JOBS[job].optional) - settings.objectives.tables - settings.merge.tables
     return tuple(table for table in _by_name(JOBS[job].inputs, settings) if table not in unused and producer(table) in made)
 
 

@@ -109,13 +109,31 @@ class Settings(Section):
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
             if len(set(given)) < len(given):
                 yield f"{name}: a value is named twice"
-        known_channels = get_args(get_args(Channels.model_fields["names"].annotation)[0])
-        for name in self.merge.weights:
-            if name not in known_channels:
-                yield f"merge.weights: unknown channel {name!r}; known: {', '.join(known_channels)}"
+        yield from self._merge_faults()
         title = self.report.title_field
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
+
+    def _merge_faults(self) -> Iterator[str]:
+        merge, known = self.merge, get_args(get_args(Channels.model_fields["names"].annotation)[0])
+        for name in merge.weights:
+            if name not in known:
+                yield f"merge.weights: unknown channel {name!r}; known: {', '.join(known)}"
+        if isinstance(merge.quotas, dict):
+            for name in merge.quotas:
+                if name not in self.channels.names:
+                    yield f"merge.quotas: {name!r} is no channel that runs; channels.names: {', '.join(self.channels.names)}"
+            if merge.quotas and sum(merge.quotas.values()) != merge.top:
+                yield f"merge.quotas: together {sum(merge.quotas.values())} places, but merge.top is {merge.top}"
+        elif merge.kind == "quota" and (self.split.kind == "production" or self.split.refit):
+            found = "split.refit trains on valid" if self.split.refit else "split.kind production holds no valid clicks out"
+            yield f"merge.quotas: learned needs valid clicks, and {found}; learn them beside production and give what it counted"
+        given = [name for name, spec in self.source.resolved_fields().item.items() if spec.role != "text"]
+        fields = [name for name in given if self.model.fields.item is None or name in self.model.fields.item]
+        if merge.category_field is not None and merge.category_field not in fields:
+            yield f"merge.category_field: {merge.category_field!r} is no item field of the model; known: {', '.join(fields) or 'none'}"
+        if merge.category_field is None and (merge.kind == "diverse" or merge.max_per_category is not None):
+            yield f"merge.category_field: {'kind diverse' if merge.kind == 'diverse' else 'max_per_category'} needs it; name an item field"
 
     def _several_clicks_faults(self) -> Iterator[str]:
         if self.model.encoder != "sasrec" or self.base.loss != "sampled_softmax":

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault
 from conf.sections.retrieval import Channels, Merge
+from retrieval.candidates_quotas import learn, valid_clicks
 from retrieval.channels import build_channel
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
@@ -36,7 +37,7 @@ class Recommender:
     def lists(self, users: Users, world: StoredWorld) -> tuple[dict[str, Ragged], Merged]:
         """The list of each channel, in order of priority, and their merge."""
         made: dict[str, Ragged] = {name: build_channel(name)(users, world, self.channels) for name in self.channels.names}
-        merged = merge(made, weights=self.merge.weights, top=self.merge.top, has_history=users.history.lengths > 0)
+        merged = merge(made, self.merge, has_history=users.history.lengths > 0, categories=world.categories)
         return made, merged
 
 
@@ -46,6 +47,8 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     world = stored_world(context)
     recommender = Recommender(settings.channels, settings.merge, settings.model.history, int(facts["interests"]))
     users = user_rows(tables["user_state"], tables["embeddings_user"], tables["neighbours_user"], interests=recommender.interests)
+    if settings.merge.kind == "quota" and settings.merge.quotas == "learned":
+        recommender = replace(recommender, merge=with_quotas(context, users, tables["events"], world, recommender))
     made = users.mapInArrow(make_recommend(world.held, recommender), schema(world.item_key_type)).persist()  # both outputs read it
     count(context, made)
     keyed = with_user_keys(made, tables["user_index"], facts.get("user_key_type", "string"))
@@ -56,6 +59,18 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
         "channel_candidates": Output(by_channel(made), sort_by=("user_idx", "channel")),
         "candidates": Output(published, sort_by=order),
     }
+
+
+def with_quotas(context: Context, users: DataFrame, events: DataFrame, world: StoredWorld, recommender: Recommender) -> Merge:
+    """The settings of the merge with the learned quotas, which go to the counters; one more pass over a sample of the users."""
+    settings = recommender.merge
+    truth = valid_clicks(events, num=settings.quota_users, seed=context.settings.split.seed).persist()
+    asked = users.where(F.size("items") > 0).join(F.broadcast(truth.select("user_idx")), on="user_idx", how="left_semi")
+    equal = replace(recommender, merge=settings.model_copy(update={"quotas": {}}))
+    made = asked.mapInArrow(make_recommend(world.held, equal), schema(world.item_key_type))
+    learned = learn(by_channel(made), truth, settings, names=list(recommender.channels.names))
+    context.counters["quotas"] = {"learned": learned.quotas, "valid_recall": learned.recall, "tried": learned.tried}
+    return settings.model_copy(update={"quotas": learned.quotas})
 
 
 def stored_world(context: Context) -> StoredWorld:
@@ -70,6 +85,8 @@ def stored_world(context: Context) -> StoredWorld:
         item_index=tuple(context.files("item_index")),
         profile=context.settings.channels.u2u2i.profile,
         item_key_type=context.facts.get("item_key_type", "string"),
+        item_feat=tuple(context.files("item_feat")) if context.settings.merge.category_field is not None else (),
+        category_field=context.settings.merge.category_field,
     )
 
 

@@ -1,15 +1,18 @@
 """One list a user out of the lists of all channels, remembering which channel brought each item at which rank with which score."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
-from retrieval.ragged import F32, I32, Bools, Ragged, keys, order_by_weight, ranges
+from conf.sections.retrieval import Merge
+from retrieval.merge_pool import COLD, FALLBACK, Pool, places_within
+from retrieval.merge_quotas import by_quota
+from retrieval.ragged import F32, F64, I32, I64, Bools, Ragged, order_by_weight, ranges
 
 RRF_K = 60  # damps the lead of the first ranks; Cormack et al. 2009
-FALLBACK = "popular"
 
 
 @dataclass(frozen=True)
@@ -35,49 +38,115 @@ class Merged:
         return pa.ListArray.from_arrays(self.lists.starts.astype(np.int32), by_item)
 
 
-def merge(channels: Mapping[str, Ragged], *, weights: Mapping[str, float], top: int, has_history: Bools) -> Merged:
-    """Fuse the channels of each user; where `popular` is among them, a user without history gets that list alone.
+def merge(channels: Mapping[str, Ragged], settings: Merge, *, has_history: Bools, categories: I32 | None = None) -> Merged:
+    """Fuse the channels of each user; where `popular` is among them, a user without history gets that list and `cold`'s alone.
 
-    For everybody else `popular` counts only if `weights` names it: it knows nothing of the user, and would pull every list towards
-    the same items.
+    For everybody else `popular` counts only if the weights, or the quotas, name it: it knows nothing of the user, and would pull
+    every list towards the same items.
+
+    Args:
+        channels: in order of priority; list b of each is user b's, best first.
+        categories: int32[n], the category of each item_idx, -1 = unknown, which is like no other; needed by kind diverse and by
+            max_per_category.
     """
-    chosen = dict(channels)
-    is_fallback = ~has_history if FALLBACK in channels else np.zeros(len(has_history), dtype=np.bool_)
+    is_new = ~has_history if FALLBACK in channels else np.zeros(len(has_history), dtype=np.bool_)
+    chosen = {}
     for name, lists in channels.items():
-        keep = is_fallback | (weights.get(FALLBACK, 0) > 0) if name == FALLBACK else ~is_fallback
-        chosen[name] = lists.where(keep[lists.rows])
-    # a fallback list is the popular list even where the fusion gives it no weight
-    fused = fuse(chosen, weights={**weights, FALLBACK: weights.get(FALLBACK) or 1}, top=top)
-    return Merged(fused.names, fused.lists, fused.sources, fused.ranks, fused.scores, is_fallback)
+        for_new = name == FALLBACK or (name == COLD and settings.weights.get(COLD, 1) > 0)
+        keep = np.where(is_new, for_new, importance(name, settings) > 0)
+        if keep.any() or not len(keep):
+            chosen[name] = lists.where(keep[lists.rows])
+    brought = chosen[COLD].lengths > 0 if COLD in chosen else np.zeros(len(has_history), dtype=np.bool_)
+    return fuse(Pool.of(chosen, is_new), settings, is_fallback=is_new & ~brought, categories=categories)
 
 
-def fuse(channels: Mapping[str, Ragged], *, weights: Mapping[str, float], top: int) -> Merged:
-    """Reciprocal rank fusion: score = sum over channels of weight / (60 + rank), the `top` best, ties by smaller item_idx.
+def importance(name: str, settings: Merge) -> float:
+    """Weight, or quota, of a channel for users with history; 0 leaves it out."""
+    if settings.kind == "quota" and isinstance(settings.quotas, dict) and settings.quotas:
+        return settings.quotas.get(name, 0)
+    return settings.weights.get(name, 0 if name == FALLBACK else 1)
 
-    A channel that `weights` does not name weighs 1; one of weight 0 is left out.
+
+def fuse(pool: Pool, settings: Merge, *, is_fallback: Bools, categories: I32 | None = None) -> Merged:
+    """The `top` items of highest score by the rule `settings.kind`, ties by smaller item_idx, at most max_per_category of one category."""
+    category = None if categories is None else pool.category(categories)
+    totals = MERGES[settings.kind](pool, settings, category)
+    groups = Ragged.grouped(pool.rows, np.arange(len(pool.rows), dtype=np.int32), totals, pool.num).where(totals > -np.inf)
+    best = Ragged(groups.starts, groups.values[order_by_weight(groups)])
+    if settings.max_per_category is not None:
+        assert category is not None
+        best = best.where(places_within(category[best.values]) < settings.max_per_category)
+    best = best.first(settings.top)
+
+    picked = best.values
+    entries = ranges(pool.begins[picked], pool.sizes[picked])
+    sources = Ragged(np.r_[0, np.cumsum(pool.sizes[picked])].astype(np.int64), pool.channel[entries])
+    lists = Ragged(best.starts, pool.items[picked], totals[picked].astype(np.float32))
+    return Merged(pool.names, lists, sources, pool.rank[entries].astype(np.int32), pool.score[entries], is_fallback)
+
+
+# ---- the rules: (pool, settings, category of each item of the pool) -> its score, -inf = left out --------------------
+
+
+def by_rank(pool: Pool, settings: Merge, _: I64 | None) -> F64:
+    """Reciprocal rank fusion: the sum over channels of weight / (60 + rank).
 
     Source: Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods".
     """
-    names, num = tuple(channels), len(next(iter(channels.values())))
-    used = [(number, lists, weights.get(name, 1)) for number, (name, lists) in enumerate(channels.items()) if weights.get(name, 1) > 0]
-    rows = np.concatenate([lists.rows for _, lists, _ in used] or [np.empty(0, dtype=np.int64)])
-    items = np.concatenate([lists.values for _, lists, _ in used] or [np.empty(0, dtype=np.int32)])
-    ranks = np.concatenate([lists.places + 1 for _, lists, _ in used] or [np.empty(0, dtype=np.int64)])
-    numbers = np.concatenate([np.full(len(lists.values), n, dtype=np.int32) for n, lists, _ in used] or [np.empty(0, dtype=np.int32)])
-    scores = np.concatenate([lists.weights for _, lists, _ in used if lists.weights is not None] or [np.empty(0, dtype=np.float32)])
-    parts = np.concatenate([w / (RRF_K + 1.0 + lists.places) for _, lists, w in used] or [np.empty(0)])
+    return pool.reduce(_weights(pool, settings)[pool.channel] / (RRF_K + pool.rank), np.add)
 
-    by = keys(rows, items)
-    order = np.argsort(by, kind="stable")  # channels come in order of priority, and stay in it
-    begins = np.flatnonzero(np.r_[True, by[order][1:] != by[order][:-1]]) if len(by) else np.empty(0, dtype=np.int64)
-    sizes = np.diff(np.r_[begins, len(by)])
-    totals = np.add.reduceat(parts[order], begins) if len(begins) else np.empty(0)
-    groups = Ragged.grouped(rows[order][begins], np.arange(len(begins), dtype=np.int32), totals, num)
-    best = Ragged(groups.starts, groups.values[order_by_weight(groups)]).first(top)
 
-    picked = best.values
-    entries = order[ranges(begins[picked], sizes[picked])]
-    sources = Ragged(np.r_[0, np.cumsum(sizes[picked])].astype(np.int64), numbers[entries])
-    lists = Ragged(best.starts, items[order][begins][picked], totals[picked].astype(np.float32))
-    none = np.zeros(num, dtype=np.bool_)
-    return Merged(names, lists, sources, ranks[entries].astype(np.int32), scores[entries].astype(np.float32), none)
+def by_score(pool: Pool, settings: Merge, _: I64 | None) -> F64:
+    """The sum over channels of weight times the normalised score there; a channel that does not have the item adds 0.
+
+    Source: CombSUM over min-max scores, Fox and Shaw 1994, "Combination of multiple searches".
+    """
+    return pool.reduce(_weights(pool, settings)[pool.channel] * _normalised(pool, settings), np.add)
+
+
+def diverse(pool: Pool, settings: Merge, category: I64 | None) -> F64:
+    """Greedily the item of highest f(u, i) - diversity * (items of its category taken before); f the best weighted, normalised score.
+
+    Done by one sort: among items of a category the best comes first, whatever is taken of others, so the item at place p of its
+    category (by f, ties by smaller item_idx) is taken at exactly f - diversity * p.
+
+    Source: ComiRec (Cen et al. 2020), 3.4: the greedy step for f + diversity * (pairs of different category), in its code's form.
+    """
+    assert category is not None
+    best = pool.reduce(_weights(pool, settings)[pool.channel] * _normalised(pool, settings), np.maximum)
+    rounded = best.astype(np.float32)
+    order = np.lexsort((-rounded, pool.rows))  # stable: equal scores stay in order of item_idx
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = places_within(category[order])
+    result: F64 = rounded - settings.diversity * places
+    return result
+
+
+MERGES: Final[Mapping[str, Callable[[Pool, Merge, I64 | None], F64]]] = {
+    "rrf": by_rank,
+    "norm": by_score,
+    "quota": by_quota,
+    "diverse": diverse,
+}
+
+
+def _weights(pool: Pool, settings: Merge) -> F64:
+    """float64[C]. A list of a user without history counts even where the fusion of others gives its channel no weight."""
+    return np.array([settings.weights.get(name, 1) or 1 for name in pool.names], dtype=np.float64)
+
+
+def _normalised(pool: Pool, settings: Merge) -> F64:
+    """float64[E] in [0, 1]: the score of each entry within its user's list of that channel.
+
+    minmax: (score - lowest) / (highest - lowest), 1 where all are equal. percentile: (length - rank + 1) / length.
+    """
+    which, last = pool.lists, pool.lengths
+    if settings.normalise == "percentile":
+        return (last[which] - pool.rank + 1) / last[which]
+    lowest, highest = np.zeros(len(last)), np.zeros(len(last))
+    first_entry, last_entry = pool.rank == 1, pool.rank == last[which]  # lists are best first
+    highest[which[first_entry]], lowest[which[last_entry]] = pool.score[first_entry], pool.score[last_entry]
+    spread = (highest - lowest)[which]
+    flat = spread <= 0
+    result: F64 = np.where(flat, 1, (pool.score - lowest[which]) / np.where(flat, 1, spread))
+    return result

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from conf.fields import FIRST_ID
 from retrieval import worker
 from retrieval.ragged import F32, I32, I64, Ragged, last_distinct, sorted_distinct
 from retrieval.vector_index import IndexFiles, VectorIndex
@@ -64,6 +65,7 @@ class StoredWorld:
     """A `World` read from files of the storage, each table when first asked for. Small: it travels to the executors.
 
     Fields are Parquet files, as paths or URIs. profile: distinct items of a profile. item_key_type: string or int64.
+    item_feat, category_field: where the categories of items come from; () and None = they have none.
     """
 
     index: IndexFiles
@@ -73,6 +75,8 @@ class StoredWorld:
     item_index: tuple[str, ...]
     profile: int
     item_key_type: str = "string"
+    item_feat: tuple[str, ...] = ()
+    category_field: str | None = None
 
     def held(self) -> "StoredWorld":
         """The one copy in this process of an equal world, with whatever it has loaded."""
@@ -120,6 +124,23 @@ class StoredWorld:
     def popular(self) -> I32:
         """See `World`."""
         return most_clicked(self.clicks, self.items)
+
+    @cached_property
+    def categories(self) -> I32 | None:
+        """int32[n]: the id of each item_idx in the category field, of a multi field the first one; -1 where none is known."""
+        if self.category_field is None:
+            return None
+        table = worker.read_columns(self.item_feat, ["idx", self.category_field])
+        idx, column = table["idx"].to_numpy(), table[self.category_field]
+        if pa.types.is_list(column.type):
+            lists = Ragged.from_arrow(column).first(1)
+            ids = np.full(len(idx), -1, dtype=np.int32)
+            ids[lists.rows] = lists.values
+        else:
+            ids = column.to_numpy().astype(np.int32)
+        found = np.full(int(idx.max()) + 1, -1, dtype=np.int32)
+        found[idx] = np.where(ids >= FIRST_ID, ids, -1)
+        return found
 
     @cached_property
     def item_keys(self) -> pa.Array:

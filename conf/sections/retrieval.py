@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from conf.sections.section import Positive, Section, Share, Weight
+from conf.sections.section import Count, Positive, Section, Share, Weight
 
 
 class Index(Section):
@@ -65,9 +65,33 @@ class Channels(Section):
 class Merge(Section):
     """How channels become one list."""
 
-    kind: Literal["rrf"] = Field("rrf", description="reciprocal rank fusion: sum of weight / (60 + rank); Cormack et al. 2009")
+    kind: Literal["rrf", "norm", "quota", "diverse"] = Field(
+        "rrf",
+        description="rrf: sum of weight / (60 + rank), Cormack et al. 2009 | norm: sum of weight * normalised score | "
+        "quota: places by channel | diverse: best weight * normalised score, less diversity * items of its category before, ComiRec 3.4",
+    )
     weights: dict[str, Weight] = Field(
         {}, description="weight of a channel; 1 where not named, but popular 0: it then serves users without history only"
     )
+    normalise: Literal["minmax", "percentile"] = Field(
+        "minmax", description="of norm and diverse: scores of a user's list of a channel to 0..1, or by rank alone; decision"
+    )
+    quotas: dict[str, Count] | Literal["learned"] = Field(
+        {}, description="of quota: places by channel, together merge.top; {} = equal shares | learned: those that find most valid clicks"
+    )
+    quota_steps: Positive = Field(10, description="of learned quotas: parts that merge.top is shared out in; decision")
+    quota_users: Positive = Field(2_000, description="of learned quotas: users with valid clicks, by smallest hash; decision")
+    diversity: Weight = Field(0.05, description="of diverse: lambda, 0 = none; ComiRec tries 0 to 0.25")
+    category_field: str | None = Field(
+        None, description="item field of the categories, of a multi field the first value; null = none; diverse and caps need it"
+    )
+    max_per_category: Positive | None = Field(None, description="items of one category in a published list, at most; null = any number")
     top: Positive = Field(200, description="published candidates per user, at most")
     layout: Literal["rows", "lists"] = Field("rows", description="one row a candidate, or one row a user with arrays")
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables that are read only where these settings ask for them."""
+        return frozenset(
+            ["item_feat"] * (self.category_field is not None) + ["events"] * (self.kind == "quota" and self.quotas == "learned")
+        )

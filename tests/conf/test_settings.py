@@ -325,3 +325,31 @@ def test_counts_that_go_on_need_the_pairs_and_numbers_that_stay(write):
     assert "cooc.keep_pairs: true" in refused(write("cooc:\n  increment: true\nvocabulary:\n  previous_ds: latest\n"))
     assert "set vocabulary.previous_ds: latest" in refused(write("cooc:\n  increment: true\n  keep_pairs: true\n"))
     load(write("cooc:\n  increment: true\n  keep_pairs: true\nvocabulary:\n  previous_ds: latest\n"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "fault"),
+    [
+        ("merge: {weights: {u2x: 1}}", "merge.weights: unknown channel 'u2x'"),
+        ("merge: {kind: quota, top: 9, quotas: {u2i: 9, u2x: 0}}", "merge.quotas: 'u2x' is no channel that runs"),
+        ("merge: {kind: quota, top: 9, quotas: {u2i: 5}}", "merge.quotas: together 5 places, but merge.top is 9"),
+        ("merge: {kind: quota, quotas: learned}\nsplit: {kind: production}", "split.kind production holds no valid clicks out"),
+        ("merge: {kind: quota, quotas: learned}\nsplit: {refit: true}", "split.refit trains on valid"),
+        ("merge: {kind: diverse}", "merge.category_field: kind diverse needs it"),
+        ("merge: {max_per_category: 3}", "merge.category_field: max_per_category needs it"),
+        ("merge: {category_field: colour}", "merge.category_field: 'colour' is no item field of the model"),
+        ("merge: {category_field: title}", "merge.category_field: 'title' is no item field of the model"),
+    ],
+)
+def test_merges_that_cannot_be_are_refused(write, sections, fault):
+    fields = "source: {fields: {item: {category: {role: single}, title: {role: text}}}}\n"
+    text = refused(write(fields + sections + "\n"))
+    assert all(part in text for part in fault.split(": ", maxsplit=1)), text
+
+
+def test_merges_ask_for_the_tables_that_they_need(write):
+    fields = "source: {fields: {item: {category: {role: single}}}}\n"
+    assert load(write("")).merge.tables == frozenset()
+    capped = load(write(fields + "merge: {max_per_category: 3, category_field: category}\n"))
+    learned = load(write(fields + "split: {kind: last_k}\nmerge: {kind: quota, quotas: learned}\n"))
+    assert (capped.merge.tables, learned.merge.tables) == ({"item_feat"}, {"events"})

@@ -10,7 +10,7 @@ import torch
 from conf.files import hash_file, open_root
 from conf.settings import Settings
 from conf.storage import FileEntry, Store
-from conf.tables import resolve
+from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
 from tests.trainer.planted import DS, write
 from trainer import export
 from trainer.catalogue import Catalogue
@@ -26,6 +26,7 @@ def day_settings(root, **sections):
     values = {
         "storage": {"root": str(root)},
         "source": {"fields": FIELDS},
+        "split": {"kind": "last_k"},
         "model": {"dim": 16, "hidden": [32], "history": 5},
         "index": {"recall_at": 10, "recall_queries": 30},
         "channels": {"top": 12, "u2u2i": {"neighbours": 6, "profile": 8}, "i2i": {"neighbours": 6, "history": 10}},
@@ -79,7 +80,7 @@ def publish_day(root, *, facts=None, seed=0, **sections):
             f"{side}_index": [{"key": str(base + i), "idx": i, "added_ds": DS} for i in range(1, num + 1)]
             for side, (base, num) in index.items()
         },
-        "events": {"user_state": state},
+        "events": {"user_state": state, "events": events_of(histories)},
         "cooccurrence": {"cooc": cooc},
     }
     for job, by_name in tables.items():
@@ -89,6 +90,20 @@ def publish_day(root, *, facts=None, seed=0, **sections):
             publication.commit()
     publish_model(store, settings, facts or {})
     return Day(settings, store, histories)
+
+
+def events_of(histories):
+    """The histories as train (held-out users: context) events; after them one valid and one test event of most users."""
+    rng, rows = np.random.default_rng(7), []
+    for user, items in histories.items():
+        splits = [CONTEXT if user in HELD_OUT else TRAIN] * len(items)
+        if user % 5:
+            items, splits = [*items, *rng.integers(1, NUM_ITEMS + 1, 2).tolist()], [*splits, VALID, TEST]
+        rows += [
+            {"user_idx": user, "item_idx": item, "ts": ts, "seq": ts, "split": split, "weight": 1.0}
+            for ts, (item, split) in enumerate(zip(items, splits, strict=True))
+        ]
+    return rows
 
 
 def publish_model(store, settings, facts):

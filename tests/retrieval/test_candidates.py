@@ -5,8 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import BadDataError
-from conf.tables import resolve
+from conf.tables import VALID, resolve
 from retrieval.candidates import with_user_keys
+from retrieval.candidates_quotas import valid_clicks
+from retrieval.merge import merge as merge_lists
+from retrieval.merge_quotas import learn_quotas
 from retrieval.ragged import Ragged
 from retrieval.world import Users, most_clicked, seen_items
 from tests.retrieval.day import (
@@ -132,6 +135,46 @@ def test_a_user_whose_lists_are_empty_is_a_row_of_layout_lists(variant, run):
     run(made, "neighbours", "candidates")
     rows = [row for row in table(made, "candidates") if row["user_key"] == str(1000 + NO_HISTORY[0])]
     assert [(row["item_keys"], row["sources"], row["is_fallback"]) for row in rows] == [([], [], False)]
+
+
+def test_learned_quotas_are_those_that_find_most_valid_clicks(day, variant, run):
+    """Under a cap of categories; every published list is then the merge of the stored channel lists by these quotas."""
+    merge = {"kind": "quota", "quotas": "learned", "quota_steps": 5, "category_field": "category", "max_per_category": 4, "top": 15}
+    made = variant("quotas", merge=merge)
+    run(made, "candidates")
+    lists = {(row["user_idx"], row["channel"]): row for row in table(made, "channel_candidates")}
+    valid = {
+        row["user_idx"]: [row["item_idx"]] for row in table(made, "events") if row["split"] == VALID and day.histories[row["user_idx"]]
+    }
+    names, users, everyone = made.settings.channels.names, sorted(valid), range(1, NUM_USERS + 1)
+
+    def channels_of(users):
+        rows = {name: [lists[user, name] for user in users] for name in names}
+        return {name: Ragged.of([r["items"] for r in some], [r["scores"] for r in some]) for name, some in rows.items()}
+
+    learned = learn_quotas(channels_of(users), Ragged.of([valid[user] for user in users]), top=15, steps=5)
+    counted = {"learned": learned.quotas, "valid_recall": pytest.approx(learned.recall), "tried": learned.tried}
+    assert manifest(made, "candidates").counters["quotas"] == counted
+    settings = made.settings.merge.model_copy(update={"quotas": learned.quotas})
+    categories = np.array([-1] + [4 + i % 4 if i != NOTHING_KNOWN else -1 for i in range(1, NUM_ITEMS + 1)], dtype=np.int32)
+    has_history = np.array([bool(day.histories[user]) for user in everyone])
+    wanted = merge_lists(channels_of(everyone), settings, has_history=has_history, categories=categories).lists
+    published = {}
+    for row in sorted(table(made, "candidates"), key=lambda row: row["rank"]):
+        published.setdefault(int(row["user_key"]) - 1000, []).append(row["item_key"] - 5000)
+    assert published == {user: wanted.part(user - 1, user).values.tolist() for user in everyone}
+
+
+def test_quotas_are_learned_from_valid_clicks_only(spark):
+    """Ten users with a click of each split: train, valid and test ones are told apart, and the sample is the same on every run."""
+    rows = [(user, item, split) for user in range(1, 11) for item, split in ((1, 0), (9, 1), (5 + user, 1), (2, 2), (3, 3))]
+    events = spark.createDataFrame(rows, "user_idx int, item_idx int, split tinyint")
+    assert {row.user_idx: row.truth for row in valid_clicks(events, num=99, seed=1).collect()} == {
+        u: sorted({9, 5 + u}) for u in range(1, 11)
+    }
+    chosen = [sorted(row.user_idx for row in valid_clicks(events.repartition(n), num=4, seed=1).collect()) for n in (1, 3)]
+    assert len(chosen[0]) == 4
+    assert chosen[0] == chosen[1]
 
 
 def test_user_keys_come_back_in_their_type(spark):
