@@ -69,14 +69,14 @@ def hash_file(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
 
 
 @contextmanager
-def storage_faults(where: str) -> Iterator[None]:
-    """Turn a full disk or a refused write into a StorageError that says what to do."""
+def storage_faults(where: str, *, place: str = "storage.root") -> Iterator[None]:
+    """Turn a full disk or a refused write into a StorageError that says what to do; place: the setting or variable that says where."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageError(where, [Fault("the disk is full", fix="free space or change storage.root, then run again")]) from error
+            raise StorageError(where, [Fault("the disk is full", fix=f"free space or change {place}, then run again")]) from error
         if error.errno in _REFUSED:
-            fault = Fault("cannot be written", error.strerror or str(error), "set storage.root to a folder you can write")
+            fault = Fault("cannot be written", error.strerror or str(error), f"set {place} to a folder you can write")
             raise StorageError(where, [fault], exit_code=USAGE) from error
         raise

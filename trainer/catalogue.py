@@ -15,6 +15,7 @@ from conf.errors import BadDataError, Fault
 from conf.fields import Field, Registry
 from trainer.related import Related
 
+_SINGLE, _MULTI = "single.", "multi."  # before a field, in the name of its array
 MAX_VALUES = 10  # values of a multi field that are embedded, in the source's order
 
 
@@ -40,6 +41,19 @@ class FeatureTable:
             multi={name: torch.from_numpy(np.pad(values, ((1, 0), (0, 0)))) for name, values in multi.items()},
         )
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> Self:
+        """From arrays by name; others may be among them."""
+        single, multi = (
+            {name.removeprefix(role): column for name, column in arrays.items() if name.startswith(role)} for role in (_SINGLE, _MULTI)
+        )
+        return cls(num=len(next(iter([*single.values(), *multi.values()]))) - 1, single=single, multi=multi)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What `of` takes."""
+        single = {f"{_SINGLE}{name}": column for name, column in self.single.items()}
+        return single | {f"{_MULTI}{name}": column for name, column in self.multi.items()}
+
     def to(self, device: torch.device | str) -> Self:
         """The same table on a device."""
         single = {name: column.to(device) for name, column in self.single.items()}
@@ -48,7 +62,7 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Catalogue(FeatureTable):
-    """Every item ever seen. related: by table (cooc, cooc_pairs, sem_nn), those that an objective asks for."""
+    """Every item ever seen. related: by table (cooc, cooc_pairs, sem_nn), those that an objective asks for; `arrays` leaves them out."""
 
     related: Mapping[str, Related] = field(default_factory=dict)
 

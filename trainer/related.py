@@ -1,5 +1,6 @@
 """Which items go with which: co-occurrence and semantic neighbours as arrays that a step draws positives from and looks pairs up in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -53,6 +54,15 @@ class Related:
         length = pc.fill_null(pc.list_value_length(table["neighbours"]), 0).to_numpy().astype(np.int64)
         pairs = {"item_i": np.repeat(own, length), "item_j": pc.list_flatten(table["neighbours"]).to_numpy()}
         return cls.of_pairs(pa.table(pairs), num_items, weighted=False)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> Self:
+        """From arrays by name."""
+        return cls(arrays["first"], arrays["other"], arrays.get("up_to"))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What `of` takes."""
+        return {"first": self.first, "other": self.other} | ({} if self.up_to is None else {"up_to": self.up_to})
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""

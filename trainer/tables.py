@@ -1,6 +1,6 @@
-"""The tables a training reads whole: features, vocabularies' sizes, parts of user_state."""
+"""The tables a training reads whole: features, related items, vocabularies' sizes; one copy on each host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from conf.errors import BadDataError, Fault
-from conf.fields import FIRST_ID
+from conf.fields import FIRST_ID, Registry
 from conf.files import open_root
 from conf.settings import Settings
 from conf.storage import Manifest, Store
 from trainer.catalogue import Catalogue, UserTable
 from trainer.related import Related
+from trainer.shared import Shared, alone
 
 
 @dataclass(frozen=True)
@@ -40,39 +41,62 @@ class Tables:
         return replace(self, catalogue=self.catalogue.to(device), eligible=self.eligible.to(device))
 
     @classmethod
-    def read(cls, store: Store, manifests: Mapping[str, Manifest], settings: Settings) -> Self:
-        """From the current runs; raises BadDataError if a file cannot be read or no item is eligible."""
-        registry = settings.registry()
-        items = read_table(store.files_of(manifests["item_feat"]))
-        eligible = np.sort(items.column("idx").to_numpy()[np.asarray(items.column("eligible"))])
-        if not len(eligible):
-            raise BadDataError("table item_feat", [Fault("no item is eligible", fix="see eligible of the items table")])
-        users = None
+    def read(cls, store: Store, manifests: Mapping[str, Manifest], settings: Settings, shared: Shared | None = None) -> Self:
+        """From the current runs; collective.
+
+        Args:
+            shared: with whom one copy a host is shared; None = with nobody.
+
+        Raises:
+            BadDataError: a file cannot be read, or no item is eligible. TrainingError: that happened to another worker.
+        """
+        shared, registry = shared or alone(), settings.registry()
+        items = shared.once(lambda: _items(store.files_of(manifests["item_feat"]), registry))
+        catalogue, users = Catalogue.of(items), None
+        user_feat = store.files_of(manifests["user_feat"])
         if any(field.role == "multi" for field in registry.user):
-            users = UserTable.from_arrow(read_table(store.files_of(manifests["user_feat"])), registry)
-        catalogue = Catalogue.from_arrow(items, registry)
+            users = read_users(user_feat, registry, shared)
         return cls(
-            catalogue=replace(catalogue, related=related(store, manifests, catalogue.num_items)),
+            catalogue=replace(catalogue, related=related(store, manifests, catalogue.num_items, shared)),
             users=users,
-            eligible=torch.from_numpy(eligible.astype(np.int64)),
+            eligible=items["eligible"],
             vocab_sizes=vocab_sizes(manifests, settings),
             user_state=store.files_of(manifests["user_state"]),
-            user_feat=store.files_of(manifests["user_feat"]),
+            user_feat=user_feat,
         )
 
 
-def related(store: Store, manifests: Mapping[str, Manifest], num_items: int) -> dict[str, Related]:
-    """Those of cooc, cooc_pairs and sem_nn that are among the inputs; cooc_pairs only where it holds all pairs."""
-    found: dict[str, Related] = {}
+def _items(files: Sequence[str], registry: Registry) -> dict[str, Tensor]:
+    """Of table item_feat, the features and which items are eligible."""
+    items = read_table(files)
+    eligible = np.sort(items.column("idx").to_numpy()[np.asarray(items.column("eligible"))])
+    if not len(eligible):
+        raise BadDataError("table item_feat", [Fault("no item is eligible", fix="see eligible of the items table")])
+    return Catalogue.from_arrow(items, registry).arrays() | {"eligible": torch.from_numpy(eligible.astype(np.int64))}
+
+
+def read_users(user_feat: Sequence[str], registry: Registry, shared: Shared) -> UserTable:
+    """Every user field of the table in these files; collective. Raises as Tables.read."""
+    return UserTable.of(shared.once(lambda: UserTable.from_arrow(read_table(user_feat), registry).arrays()))
+
+
+def related(store: Store, manifests: Mapping[str, Manifest], num_items: int, shared: Shared) -> dict[str, Related]:
+    """Those of cooc, cooc_pairs and sem_nn that are among the inputs; cooc_pairs only where it holds all pairs. Collective."""
+
+    def pairs(name: str, *columns: str) -> Callable[[], dict[str, Tensor]]:
+        weighted = "weight" in columns
+        files = store.files_of(manifests[name])
+        return lambda: Related.of_pairs(read_table(files, ["item_i", "item_j", *columns]), num_items, weighted=weighted).arrays()
+
+    builds: dict[str, Callable[[], dict[str, Tensor]]] = {}
     if "cooc" in manifests:
-        rows = read_table(store.files_of(manifests["cooc"]), ["item_i", "item_j", "weight"])
-        found["cooc"] = Related.of_pairs(rows, num_items, weighted=True)
+        builds["cooc"] = pairs("cooc", "weight")
     if "cooc_pairs" in manifests and manifests["cooc_pairs"].rows:
-        rows = read_table(store.files_of(manifests["cooc_pairs"]), ["item_i", "item_j"])
-        found["cooc_pairs"] = Related.of_pairs(rows, num_items, weighted=False)
+        builds["cooc_pairs"] = pairs("cooc_pairs")
     if "sem_nn" in manifests:
-        found["sem_nn"] = Related.of_lists(read_table(store.files_of(manifests["sem_nn"]), ["item_idx", "neighbours"]), num_items)
-    return found
+        files = store.files_of(manifests["sem_nn"])
+        builds["sem_nn"] = lambda: Related.of_lists(read_table(files, ["item_idx", "neighbours"]), num_items).arrays()
+    return {name: Related.of(shared.once(build)) for name, build in builds.items()}
 
 
 def vocab_sizes(manifests: Mapping[str, Manifest], settings: Settings) -> dict[str, int]:

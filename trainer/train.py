@@ -31,6 +31,7 @@ from trainer.optimizers import Optimizers
 from trainer.plan import describe
 from trainer.process import leave, leaving_word, start
 from trainer.publish import counters_of, publish_model
+from trainer.shared import Shared
 from trainer.tables import Tables
 from trainer.tracking import PUBLISHED, tracked
 from trainer.validation import read_queries
@@ -140,7 +141,8 @@ class Work:
 
     def _fit(self, manifests: Mapping[str, Manifest]) -> tuple[Samples, Fitted]:
         asked, settings, backend, beat = self.asked, self.asked.settings, self.backend, self.watchdog.beat
-        tables = Tables.read(asked.store, manifests, settings).to(self.device)
+        self.shared = Shared(backend, beat, self.device)
+        tables = Tables.read(asked.store, manifests, settings, self.shared).to(self.device)
         beat()
         if settings.trainer.batches == "petastorm":
             from trainer.batches.petastorm import refuse_pickled_schema
@@ -149,7 +151,7 @@ class Work:
         clicks, num_items = settings.trainer.clicks_per_row, tables.catalogue.num_items
         samples = survey(asked.store, manifests["samples"], backend, num_items=num_items, clicks_per_row=clicks)
         beat()
-        queries = read_queries(samples, settings, tables.users, tables.user_state, rank=backend.rank, size=backend.size)
+        queries = read_queries(samples, settings, tables.users, tables.user_state, self.shared)
         queries = None if queries is None else queries.to(self.device)
         beat()
         shape = self._agreed_fingerprint(manifests)
@@ -173,7 +175,8 @@ class Work:
 
     def _refit(self, chosen: Fitted, epochs: int, tables: Tables, both: Samples, shape: str) -> Fitted:
         """A fresh model, trained on train and validation rows for the epochs that validation chose."""
-        settings = _with_epochs(self.asked.settings, epochs)
+        settings = self.asked.settings
+        settings = settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"epochs": epochs})})
         kept = Checkpoints(self.asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}")
         self.log("refit", stage=JOB, epochs=epochs, train_rows=both.train_rows)
         loop = self._loop(tables, both, settings, kept)
@@ -197,9 +200,7 @@ class Work:
             settings=settings,
             beat=self.watchdog.beat,
             dump=checkpoints.dump,
-            miner=build_miner(
-                settings, tables, samples, self.encoder, criterion, self.backend, beat=self.watchdog.beat, device=self.device
-            ),
+            miner=build_miner(settings, tables, samples, self.encoder, criterion, self.shared),
         )
 
     def _agreed_fingerprint(self, manifests: Mapping[str, Manifest]) -> str:
@@ -237,10 +238,6 @@ class Work:
 
 
 _GO, _SKIP, _STOP = 0, 1, 100  # what rank 0 tells the others; _STOP + exit code
-
-
-def _with_epochs(settings: Settings, epochs: int) -> Settings:
-    return settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"epochs": epochs})})
 
 
 def _silent(event: str, **values: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from trainer.batches.arrow import read_group
 from trainer.batches.columns import PLAIN, to_numpy
 from trainer.catalogue import UserTable, padded
 from trainer.encoders import Batch, Encoder
+from trainer.shared import Shared
 from trainer.tables import read_table
 
+_BATCH = "batch."  # before a column of the batch, in the name of its array
 _SCORES = 1 << 24  # scores held at a time: 64 MB
 _ITEMS = 8192  # items encoded at a time
 
@@ -31,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Queries:
-    """One query a user, this rank's share of them.
+    """One query a user.
 
     batch: the history before the user's first validation click, and the user fields. truth: int64[U, T], item_idx of all validation
     clicks of the user, each once, 0-padded. seen: int64[U, S], item_idx never recommended, 0-padded.
@@ -45,26 +48,50 @@ class Queries:
         """The same on a device."""
         return Queries({name: column.to(device) for name, column in self.batch.items()}, self.truth.to(device), self.seen.to(device))
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> Self:
+        """From arrays by name."""
+        batch = {name.removeprefix(_BATCH): column for name, column in arrays.items() if name.startswith(_BATCH)}
+        return cls(batch, arrays["truth"], arrays["seen"])
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What `of` takes."""
+        return {f"{_BATCH}{name}": column for name, column in self.batch.items()} | {"truth": self.truth, "seen": self.seen}
+
+    def share(self, rank: int, size: int) -> "Queries":
+        """Every size-th user, from this one on."""
+        rows = slice(rank, None, size)
+        return Queries({name: column[rows] for name, column in self.batch.items()}, self.truth[rows], self.seen[rows])
+
     @property
     def users(self) -> int:
-        """Users of this rank."""
+        """How many there are."""
         return len(self.truth)
 
 
 def read_queries(
-    samples: Samples, settings: Settings, users: UserTable | None, user_state: Sequence[str], *, rank: int, size: int
+    samples: Samples, settings: Settings, users: UserTable | None, user_state: Sequence[str], shared: Shared
 ) -> Queries | None:
-    """The queries of at most trainer.valid_users users, by smallest hash of user_idx; None where nothing was held out.
+    """This rank's share of the queries, which one worker of each host reads; None where nothing was held out. Collective.
 
     Args:
         user_state: files of the table, from which the train items of these users are read if they are to be masked.
+
+    Raises:
+        BadDataError: a file cannot be read. TrainingError: that happened to another worker.
     """
-    rows = _valid_rows(samples, settings)
-    if rows is None:
+    if not samples.valid_rows:
         return None
+    whole = Queries.of(shared.once(lambda: _of_everyone(samples, settings, users, user_state).arrays()))
+    return whole.share(shared.backend.rank, shared.backend.size)
+
+
+def _of_everyone(samples: Samples, settings: Settings, users: UserTable | None, user_state: Sequence[str]) -> Queries:
+    """The queries of at most trainer.valid_users users, by smallest hash of user_idx."""
+    rows = _valid_rows(samples, settings)
     everyone = np.unique(rows["user_idx"])
     by_hash = np.lexsort((everyone, draws.words64(settings.trainer.seed, everyone)))
-    chosen = np.sort(everyone[by_hash[: settings.trainer.valid_users]])[rank::size]
+    chosen = np.sort(everyone[by_hash[: settings.trainer.valid_users]])
     order = np.argsort(rows["sample_id"], kind="stable")  # by user, then by time
     order = order[np.isin(rows["user_idx"][order], chosen)]
     _, first = np.unique(rows["user_idx"][order], return_index=True)
@@ -123,14 +150,14 @@ def _comparable(encoder: Encoder, vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=-1, eps=1e-6) if encoder.similarity == "cosine" else vectors
 
 
-def _valid_rows(samples: Samples, settings: Settings) -> dict[str, npt.NDArray[np.generic]] | None:
+def _valid_rows(samples: Samples, settings: Settings) -> dict[str, npt.NDArray[np.generic]]:
     singles = tuple(field.name for field in settings.registry().user if field.role == "single")
     parts: list[Mapping[str, npt.NDArray[np.generic]]] = []
     for group, valid in zip(samples.groups, samples.valid, strict=True):
         if valid:
             table = read_group(group, PLAIN + singles)
             parts.append(to_numpy(table.filter(pc.equal(table["split"], VALID)), group, settings.model.history))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else None
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _batch(rows: Mapping[str, npt.NDArray[np.generic]], registry: Registry, users: UserTable | None) -> Batch:

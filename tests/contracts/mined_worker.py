@@ -12,9 +12,9 @@ from trainer.catalogue import UserTable
 from trainer.encoders import Encoder
 from trainer.mining import Miner
 from trainer.mining.queries import UserQueries
-from trainer.mining.shared import Shared
 from trainer.mining.side import Key
 from trainer.optimizers import Optimizers
+from trainer.shared import Shared
 
 NUM, BLOBS = 60, 3
 MINING = {"clusters": 3, "neighbours": 2, "min_similarity": -1.0, "hard_negatives": 3, "positives": 2}

@@ -30,6 +30,7 @@ from trainer.batches import Batches, Samples, survey
 from trainer.batches.arrow import read_group
 from trainer.batches.petastorm import read_petastorm
 from trainer.encoders.encoder import Batch
+from trainer.shared import alone
 from trainer.validation import read_queries
 
 DS, ITEMS, GROUP = "2026-01-31", 60, 23
@@ -223,7 +224,7 @@ def test_batches_of_several_clicks_are_the_same_for_any_number_of_workers(both: 
 def test_validation_knows_nothing_of_rows_of_several_clicks(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
     given, windows, _ = both()
     settings, samples = several(given, 4)
-    stored, cut = read_queries(windows, given, None, [], rank=0, size=1), read_queries(samples, settings, None, [], rank=0, size=1)
+    stored, cut = read_queries(windows, given, None, [], alone()), read_queries(samples, settings, None, [], alone())
     assert stored is not None and cut is not None  # noqa: PT018
     assert_equal([stored.batch], [cut.batch])
     assert torch.equal(stored.truth, cut.truth)
@@ -238,7 +239,7 @@ def test_windows_have_no_rows_of_several_clicks(tmp_path: Path) -> None:
 
 def test_validation_is_the_same(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
     settings, windows, sequences = both()
-    stored, cut = (read_queries(samples, settings, None, [], rank=0, size=1) for samples in (windows, sequences))
+    stored, cut = (read_queries(samples, settings, None, [], alone()) for samples in (windows, sequences))
     assert stored is not None and cut is not None and stored.users > 5  # noqa: PT018
     assert_equal([stored.batch], [cut.batch])
     assert torch.equal(stored.truth, cut.truth)

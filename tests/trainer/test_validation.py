@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from conf.settings import Settings
 from conf.storage import Store
 from tests.trainer.planted import DS, World, planted_settings, publish, world
+from tests.trainer.test_shared import on_workers
 from trainer.backends import Backend, build_backend
 from trainer.backends.single import SingleBackend
 from trainer.batches import survey
@@ -46,7 +47,7 @@ class FixedVectors(Encoder):
         return [self.items]
 
 
-class Shared(SingleBackend):
+class Adding(SingleBackend):
     """One of several ranks whose sums are added up by the test."""
 
     def __init__(self) -> None:
@@ -57,12 +58,17 @@ class Shared(SingleBackend):
         return x
 
 
-def queries_of(settings: Settings, rank: int = 0, size: int = 1) -> Queries | None:
+def queries_of(settings: Settings) -> Queries | None:
+    return shares_of(settings, 1)[0]
+
+
+def shares_of(settings: Settings, size: int) -> list[Queries | None]:
+    """What each of so many workers reads."""
     store = Store.of(settings)
     manifests = store.manifests(("samples", "user_feat", "item_feat", "user_state", *(f"vocab_{n}" for n in NAMES)), DS, settings)
     tables = Tables.read(store, manifests, settings)
     samples = survey(store, manifests["samples"], build_backend("single"), num_items=80)
-    return read_queries(samples, settings, tables.users, tables.user_state, rank=rank, size=size)
+    return on_workers(size, lambda shared: read_queries(samples, settings, tables.users, tables.user_state, shared))
 
 
 NAMES = ("user_id", "gender", "likes", "item_id", "category", "tags")
@@ -112,11 +118,11 @@ def test_with_refit_validation_sees_what_it_saw_without(day: Day) -> None:
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_workers_share_the_users(day: Day, size: int) -> None:
     settings, made = day()
-    whole, parts = queries_of(settings), [queries_of(settings, rank, size) for rank in range(size)]
+    whole, parts = queries_of(settings), shares_of(settings, size)
     assert whole is not None
     eligible = torch.arange(1, 81)
     want = recall(encoder_of(), whole, eligible, at=10, backend=build_backend("single"))
-    backend = Shared()
+    backend = Adding()
     for part in parts:
         assert part is not None
         if part.users:
@@ -127,10 +133,10 @@ def test_workers_share_the_users(day: Day, size: int) -> None:
 
 def test_a_worker_without_users_takes_part(day: Day) -> None:
     settings, _ = day(trainer={"valid_users": 2})
-    part = queries_of(settings, rank=2, size=3)
+    part = shares_of(settings, 3)[2]
     assert part is not None
     assert part.users == 0
-    backend = Shared()
+    backend = Adding()
     with pytest.raises(ZeroDivisionError):  # alone it has no mean; what it adds to the sum is nothing
         recall(encoder_of(), part, torch.arange(1, 81), at=10, backend=backend)
     assert backend.parts[0].tolist() == [0, 0]
@@ -145,7 +151,7 @@ def test_the_sample_of_users_is_a_fixed_one(day: Day) -> None:
     assert users == again.batch["user_idx"].tolist() == sorted(set(users))
     assert len(users) == 20
     assert users != list(range(1, 21))
-    halves = [queries_of(settings, rank, 2) for rank in range(2)]
+    halves = shares_of(settings, 2)
     assert sorted(u for half in halves for u in half.batch["user_idx"].tolist()) == users  # type: ignore[union-attr]
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.mining.shared import Shared
 from trainer.randomness import below, u01
+from trainer.shared import Shared
 
 POINTS = 256  # a cluster at most: what the centres are found on
 ITERATIONS, TOLERANCE = 20, 1e-4  # of the relative change of the objective

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from conf.draws import seed_of, words64
 from conf.sections.training import Mining
 from conf.settings import Settings
-from trainer.backends import Backend
 from trainer.batches import Samples
 from trainer.encoders import Encoder
 from trainer.mining.queries import UserQueries, read_queries
 from trainer.mining.recent import Recent
 from trainer.mining.recommended import LISTS, Recommended, recommend
 from trainer.mining.refresh import mine
-from trainer.mining.shared import Shared
 from trainer.mining.side import ARRAYS, Side
+from trainer.shared import Shared
 from trainer.tables import Tables
 
 SideName = Literal["user", "item"]
@@ -164,7 +163,7 @@ class Miner:
         kept: dict[str, Sequence[str]] = dict.fromkeys(self._sides, ARRAYS)
         if self._joint is not None and self.given.user_items != "off":
             kept["recommended"] = LISTS
-        mapped = self._shared.once([f"{table}.{name}" for table, names in kept.items() for name in names], build)
+        mapped = self._shared.once(build)
         found = {table: {name: mapped[f"{table}.{name}"] for name in names} for table, names in kept.items()}
         recommended = Recommended.of(found["recommended"]) if "recommended" in found else None
         sides: dict[SideName, Side | Recent] = {side: Side.of(found[side]) for side in self._sides}
@@ -177,10 +176,7 @@ def build_miner(
     samples: Samples,
     encoder: Encoder,
     criterion: nn.Module,
-    backend: Backend,
-    *,
-    beat: Callable[[], None],
-    device: torch.device | str = "cpu",
+    shared: Shared,
 ) -> Miner | None:
     """The miner that the settings ask for; None where they ask for none. Collective."""
     given, mic = settings.mining, settings.objectives.mic
@@ -191,7 +187,6 @@ def build_miner(
     joint = None
     if given.user_items != "off":
         joint = criterion.get_submodule("losses.mic.project_user"), criterion.get_submodule("losses.mic.project_item")
-    shared = Shared(backend, beat, device)
     # live users are encoded from their queries; a queue of detached ones needs none
     needed = joint is not None or ("user" in sides and (given.bank == "full" or given.encode == "live"))
     queries = read_queries(tables, samples, settings, shared).to(shared.device) if needed else None

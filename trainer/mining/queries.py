@@ -17,8 +17,8 @@ from trainer.batches.survey import Integers
 from trainer.catalogue import UserTable
 from trainer.encoders import Batch
 from trainer.export import last_items
-from trainer.mining.shared import Shared
-from trainer.tables import Tables, read_table
+from trainer.shared import Shared
+from trainer.tables import Tables, read_table, read_users
 
 _ROWS = 1 << 18  # of user_state turned into histories at a time: bounds the memory of it
 
@@ -62,10 +62,10 @@ def read_queries(tables: Tables, samples: Samples, settings: Settings, shared: S
         parts = [_histories(state.slice(at, _ROWS), settings.model.history, held_out) for at in range(0, max(len(state), 1), _ROWS)]
         return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
-    features, registry = None, settings.registry()
-    if registry.user:
-        features = UserTable.from_arrow(read_table(tables.user_feat), registry)
-    return UserQueries(**shared.once(("idx", "hist", "hist_len"), build), features=features)
+    features, registry = tables.users, settings.registry()
+    if features is None and registry.user:
+        features = read_users(tables.user_feat, registry, shared)
+    return UserQueries(**shared.once(build), features=features)
 
 
 def _histories(state: pa.Table, length: int, held_out: Tensor | None) -> dict[str, Integers]:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from trainer.mining.queries import UserQueries
 from trainer.mining.search import unit
-from trainer.mining.shared import Shared
 from trainer.mining.side import Drawn, Key, chosen_by_luck
+from trainer.shared import Shared
 
 RANKS: Mapping[str, tuple[int, int]] = {"positive": (0, 1), "hard_negative": (50, 200)}  # of the list, from 0, that are kept
 MIN_SIMILARITY, WEIGHT = 0.8, 0.5  # of a positive, and what it counts beside the clicked item

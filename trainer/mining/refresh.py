@@ -15,8 +15,8 @@ from conf.draws import seed_of, words64
 from conf.sections.training import Mining
 from trainer.mining.clusters import CHUNK, POINTS, closest, find_centres, near_centres, num_clusters
 from trainer.mining.search import build_search, unit
-from trainer.mining.shared import Shared
 from trainer.mining.side import Side
+from trainer.shared import Shared
 
 _MEASURED = 1 << 18  # entities looked at together
 _PRODUCTS = 1 << 27  # of a query and a vector of the bank, at a time

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from conf.draws import seed_of, words64
 from trainer.mining.clusters import lloyd
-from trainer.mining.shared import Shared
+from trainer.shared import Shared
 
 EXACT_ROWS = 1_000_000
 NPROBE, MIN_RECALL, QUERIES, POINTS_A_LIST, LIST_ITERATIONS = 32, 0.9, 1000, 64, 10

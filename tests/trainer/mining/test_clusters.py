@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from trainer.backends.single import SingleBackend
 from trainer.mining import clusters
 from trainer.mining.clusters import closest, find_centres, lloyd, near_centres, num_clusters, seed_centres, updated
-from trainer.mining.shared import Shared
+from trainer.shared import Shared
 
 
 def shared() -> Shared:

@@ -8,12 +8,12 @@ import torch
 from conf.inputs import input_manifests
 from conf.settings import Settings
 from conf.storage import Store
-from tests.trainer.mining.test_shared import on_workers
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
+from tests.trainer.test_shared import on_workers
 from trainer.backends.single import SingleBackend
 from trainer.batches import survey
 from trainer.mining.queries import UserQueries, read_queries
-from trainer.mining.shared import Shared
+from trainer.shared import Shared
 from trainer.tables import Tables
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.mining.test_shared import on_workers
+from tests.trainer.test_shared import on_workers
 from trainer.mining import recommended
 from trainer.mining.queries import UserQueries
 from trainer.mining.recommended import Recommended, recommend

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from trainer.backends.single import SingleBackend
 from trainer.mining import search
 from trainer.mining.search import Faiss, Product, Search, build_search, unit
-from trainer.mining.shared import Shared
+from trainer.shared import Shared
 
 
 def shared() -> Shared:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from conf.sections.training import Mining
 from trainer.backends.single import SingleBackend
 from trainer.mining.refresh import by_cluster, mine, sample
-from trainer.mining.shared import Shared
 from trainer.mining.side import ARRAYS, Key, Side
+from trainer.shared import Shared
 
 KEY = Key(1, 2, 3)
 ROWS = torch.arange

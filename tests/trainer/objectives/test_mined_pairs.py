@@ -19,11 +19,11 @@ from trainer.mining import Mined
 from trainer.mining.queries import UserQueries
 from trainer.mining.recent import Recent
 from trainer.mining.refresh import mine
-from trainer.mining.shared import Shared
 from trainer.mining.side import Side
 from trainer.objectives.mic import MicContrast
 from trainer.objectives.mined_pairs import mined_pairs, unit
 from trainer.objectives.step import Step
+from trainer.shared import Shared
 
 TEMPERATURE = 0.5
 GIVEN = {"clusters": 3, "neighbours": 2, "min_similarity": -1.0, "hard_negatives": 3}

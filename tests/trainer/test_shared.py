@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conf.errors import StorageError
+from conf.errors import BadDataError, StorageError, TrainingError, TrichannelError
+from tests.faults.test_disk import mounted
 from trainer.backends.single import SingleBackend
-from trainer.mining.shared import Shared
+from trainer.shared import Shared
 
 
 class Threads(SingleBackend):
@@ -125,7 +126,7 @@ def test_each_host_has_a_copy(tmp_path: Path) -> None:
 
     def work(shared: Shared) -> tuple[Tensor, Tensor]:
         filled = shared.fill(100, ("a", "b"), squares([]), chunk=3)["a"]
-        return filled, shared.once(("x",), lambda: built.append(1) or {"x": torch.arange(7)})["x"]  # type: ignore[func-returns-value]
+        return filled, shared.once(lambda: built.append(1) or {"x": torch.arange(7)})["x"]  # type: ignore[func-returns-value]
 
     for filled, once in on_workers(3, work, hosts):
         assert torch.equal(filled, torch.arange(100)[:, None] ** 2 * torch.tensor([1, -1]))
@@ -139,12 +140,67 @@ def test_one_worker_builds_what_all_map(folder: Path) -> None:
 
     def build() -> dict[str, Tensor]:
         built.append(1)
-        return {"x": torch.arange(7), "none": torch.zeros(3, 0)}
+        return {"x.y": torch.arange(14).view(7, 2).T, "none": torch.zeros(3, 0), "few": torch.tensor([True])}
 
-    found = on_workers(3, lambda shared: shared.once(("x", "none"), build))
+    found = on_workers(3, lambda shared: shared.once(build))
     assert built == [1]
-    assert all(torch.equal(each["x"], torch.arange(7)) and each["none"].shape == (3, 0) for each in found)
+    for each in found:
+        assert list(each) == ["few", "none", "x.y"]
+        assert torch.equal(each["x.y"], torch.tensor([list(range(0, 14, 2)), list(range(1, 14, 2))]))
+        assert each["none"].shape == (3, 0)
+        assert each["few"].tolist() == [True]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_workers_with_a_host_to_themselves_write_nothing(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.shared._write", lambda *given: pytest.fail("written"))
+    built: list[dict[str, Tensor]] = []
+
+    def work(shared: Shared) -> Tensor:
+        return shared.once(lambda: built.append({"x": torch.arange(7)}) or built[-1])["x"]  # type: ignore[func-returns-value]
+
+    hosts = [tmp_path / str(rank) for rank in range(size)]
+    for host in hosts:
+        host.mkdir()
+    found = on_workers(size, work, hosts)
+    assert {id(x) for x in found} == {id(each["x"]) for each in built}
+    assert len(built) == size
+
+
+def outcomes(size: int, body: Callable[[Shared], Any], folders: Sequence[Path]) -> list[Any]:
+    """What each worker returns or raises, the builder first."""
+
+    def caught(shared: Shared) -> Any:
+        try:
+            return body(shared)
+        except TrichannelError as error:
+            return error
+
+    return sorted(on_workers(size, caught, folders), key=lambda found: isinstance(found, TrainingError))
+
+
+def test_all_leave_with_the_cause_where_one_cannot_build(tmp_path: Path) -> None:
+    def build() -> dict[str, Tensor]:
+        raise BadDataError("table cooc", ["cannot be read"])
+
+    first, *others = outcomes(3, lambda shared: shared.once(build), [tmp_path] * 3)
+    assert isinstance(first, BadDataError)
+    for other in others:
+        assert isinstance(other, TrainingError)
+        assert other.exit_code == first.exit_code
+        assert "table cooc: 1 fault cannot be read" in str(other)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_what_to_change(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m"):
+        first, other = outcomes(2, lambda shared: shared.once(lambda: {"x": torch.zeros(1 << 18)}), [tmp_path / "disk"] * 2)
+        assert list((tmp_path / "disk").iterdir()) == []
+    assert isinstance(first, StorageError)
+    assert "the disk is full   free space or change TMPDIR" in str(first)
+    assert isinstance(other, TrainingError)
+    assert "the disk is full" in str(other)
 
 
 def test_what_fails_leaves_nothing_behind(folder: Path) -> None:
@@ -161,4 +217,4 @@ def test_what_fails_leaves_nothing_behind(folder: Path) -> None:
 def test_a_folder_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
     with pytest.raises((StorageError, FileNotFoundError)):
-        on_workers(1, lambda shared: shared.once(("x",), lambda: {"x": torch.zeros(1)}))
+        on_workers(1, lambda shared: shared.fill(1, ("x",), lambda rows: (torch.zeros(1),), chunk=1))
