@@ -100,6 +100,20 @@ def _sweep(arguments: Arguments) -> int:
     return sweep(asked, space, name=arguments.study, trials=arguments.trials, journal=arguments.journal)
 
 
+def _grid_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="mic_table2, mic_table3, micrec_table2, micrec_table4 or micrec_fig3")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each cell, from trainer.seed on (default: 3)")
+    parser.add_argument("--budget", default="60m", metavar="TIME", help="no further cell starts after it: 90s, 60m, 1.5h (default: 60m)")
+    parser.add_argument("--out", metavar="FILE", help="a Markdown file whose part between the grid's marks is replaced, or that gets it")
+
+
+def _grid(arguments: Arguments) -> int:
+    from spark_jobs.grid import Options, grid, seconds_of
+
+    out = None if arguments.out is None else Path(arguments.out)
+    return grid(request(arguments), arguments.name, Options(arguments.seeds, seconds_of(arguments.budget), out))
+
+
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="onnx", metavar="KIND", help="onnx or torchscript (default: onnx)")
     parser.add_argument("--out", default="towers", metavar="FOLDER", help="where user.* and item.* go (default: towers)")
@@ -170,6 +184,7 @@ VERBS: Mapping[str, Verb] = {
     "plan": verb("which jobs would run, why, and the command of each", _plan),
     "backfill": verb("run many days, the oldest first; one that fails stops no other", _backfill, _backfill_options),
     "sweep": verb("train a day's model many times with other settings, and compare", _sweep, _sweep_options),
+    "grid": verb("fill a table of the MIC or MicRec paper on this data, cell by cell", _grid, _grid_options),
     "export": verb("write the two towers of a day's model as ONNX or TorchScript", _export, _export_options),
     "init": verb("look at raw data and write settings that run", _init, _init_options, common=False),
     "config": verb("print the resolved settings, each key with its meaning", _config),

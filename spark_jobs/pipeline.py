@@ -35,12 +35,15 @@ def run(asked: Request, *, until: str | None = None) -> int:
     return 0
 
 
-def run_stages(stages: Sequence[str], spark: SparkSession, asked: Request, status: RunStatus) -> None:
-    """Run these stages of the day, one after the other; the first that fails raises what made it fail."""
+def run_stages(stages: Sequence[str], spark: SparkSession, asked: Request, status: RunStatus, *, resume: bool = False) -> None:
+    """Run these stages of the day, one after the other; the first that fails raises what made it fail.
+
+    resume: a training that was cut goes on from its last checkpoint.
+    """
     for name in stages:
         with peak_memory() as peak:
             if name == TRAIN:
-                train(asked, status)
+                train(asked, status, resume=resume)
             else:
                 run_job(load_job(name), spark, asked, status)
         status.annotate(peak_rss_mb=peak.megabytes)

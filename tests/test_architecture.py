@@ -21,7 +21,7 @@ ALLOWED = {
     "retrieval": {"conf", "spark_jobs.job", "trainer.export"},
 }
 # These may name any stage, but only inside functions, so that `trichannel --help` loads neither Spark nor torch.
-ANYTHING_LAZILY = {"spark_jobs.pipeline", "spark_jobs.backfill", "spark_jobs.cli"}
+ANYTHING_LAZILY = {"spark_jobs.pipeline", "spark_jobs.backfill", "spark_jobs.grid", "spark_jobs.cli"}
 # Third-party packages that a package must not need. doctor imports what it looks for; Spark jobs may run where torch is not.
 FORBIDDEN = {
     "conf": {"pyspark", "torch", "faiss", "petastorm", "horovod"},

@@ -1,0 +1,240 @@
+"""The table of a grid from hand-made numbers: means, spreads, gains with intervals as scipy gives them, and words that hide nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from spark_jobs.grid_files import between
+from spark_jobs.grid_scores import gain_of_one, gain_over_seeds, gain_over_users, number, per_user
+from spark_jobs.grid_table import lines_of, markdown, words_of
+from spark_jobs.grids import GRIDS
+from spark_jobs.grids.layout import Cell, Column, Grid
+
+RECALL, COVERAGE = Column("Recall@20", "recall", 20), Column("coverage@20", "coverage", 20)
+X, Y = Cell("x", "X", {}, {}), Cell("x-mic", "X + MIC", {}, {}, base="x")
+SMALL = Grid(
+    title="A table",
+    source="Somebody 2022, table 1",
+    family="t",
+    cells=(X, Y),
+    channels={"u2i": "U2I"},
+    columns=(RECALL, COVERAGE),
+    defaults={},
+    scale=100,
+    digits=2,
+    published={"Known": {("u2i", "x"): (5.0, 20.0), ("u2i", "x-mic"): (6.0, 25.0)}},
+    notes=("A note.",),
+)
+
+
+@dataclass
+class Made:
+    """Scores by hand: a recall a user, and a coverage."""
+
+    users: tuple[float, ...]
+    coverage: float
+    num_users: int = 3
+    values: Mapping[tuple[str, str, int], float] = field(default_factory=dict)
+
+    def of(self, channel: str, column: Column) -> float:
+        if channel == "most_pop":
+            return self.values[channel, column.metric, column.n]
+        return self.coverage if column is COVERAGE else float(np.mean(self.users))
+
+    def by_user(self, channel: str, column: Column) -> npt.NDArray[np.float64] | None:
+        return None if column is COVERAGE else np.array(self.users)
+
+
+def made(seeds, data=None, failed=None, **found):
+    """(lines, words, Markdown) of SMALL: found x_1=Made(...) is cell x, seed 1."""
+    cells = {(key.rsplit("_", 1)[0].replace("_", "-"), int(key.rsplit("_", 1)[1])): value for key, value in found.items()}
+    lines = lines_of(SMALL, cells, seeds, failed or {}, data)
+    words = words_of(SMALL, lines, cells, seeds, data)
+    return lines, words, markdown(SMALL, lines, words, heading="H", facts="F.")
+
+
+def test_one_seed_is_compared_user_by_user():
+    base, own = (0.0, 0.5, 0.25), (0.5, 0.5, 0.5)
+    lines, words, text = made([1], x_1=Made(base, 0.2), x_mic_1=Made(own, 0.3))
+    # means 0.25 and 0.5; differences 0.5, 0, 0.25: mean 0.25, sd 0.25, t(2) at 97.5 % = 4.302653
+    half = 4.302653 * 0.25 / np.sqrt(3)
+    gain = lines[1].gains[0]
+    assert (gain.percent, gain.over, gain.count) == (pytest.approx(100), "users", 3)
+    assert (gain.low, gain.high) == pytest.approx((100 - 100 * half / 0.25, 100 + 100 * half / 0.25))
+    assert lines[1].gains[1] == gain_of_one(0.2, 0.3)
+    assert lines[1].gains[1].percent == pytest.approx(50)
+    assert lines[1].gains[1].low is None
+    assert lines[0].gains == ()
+    assert "| U2I     | X + MIC |     1 |" in text
+    assert "50.00" in text
+    assert "+100.0 % [-148.4, +348.4]" in text
+    assert "±" not in text
+    assert "Of 2 gains 0 have their whole 95 % interval above 0, 0 below; 1 cannot be told from 0, and 1 have no interval." in words
+    assert any("paired t over 3 users" in word for word in words)
+
+
+def test_seeds_are_compared_by_welch_and_spread_is_their_standard_deviation():
+    base, own = (0.10, 0.12, 0.11), (0.15, 0.16, 0.14)
+    found = {f"x_{n}": Made((b,), 0.2) for n, b in enumerate(base, 1)} | {f"x_mic_{n}": Made((o,), 0.2) for n, o in enumerate(own, 1)}
+    lines, words, text = made([1, 2, 3], **found)
+    assert lines[0].numbers[0].spread == pytest.approx(0.01)
+    assert "11.00 ± 1.00" in text
+    gain = lines[1].gains[0]
+    assert gain.percent == pytest.approx(100 * (0.15 / 0.11 - 1))
+    # equal variances 1e-4 and sizes 3: Welch's df is 4, t = 2.776445, se = sqrt(2e-4 / 3)
+    half = 2.776445 * np.sqrt(2e-4 / 3) / 0.11 * 100
+    assert (gain.low, gain.high) == pytest.approx((gain.percent - half, gain.percent + half), rel=1e-5)
+    assert (gain.over, gain.count) == ("seeds", 3)
+    assert any("Welch" in word for word in words)
+    assert "Of 2 gains 1 have their whole 95 % interval above 0, 0 below; 0 cannot be told from 0, and 1 have no interval." in words
+
+
+def test_only_seeds_that_both_have_finished_are_compared():
+    """Two seeds of the base and one of the cell: the pair of seed 2, not a mean against another."""
+    lines, words, text = made([1, 2], x_1=Made((0.9, 0.9), 0.1), x_2=Made((0.1, 0.3), 0.1), x_mic_2=Made((0.2, 0.4), 0.1))
+    assert lines[1].gains[0].percent == pytest.approx(50)
+    assert lines[1].gains[0].over == "users"
+    assert (lines[0].state, lines[1].state) == ("finished", "1 of 2 seeds")
+    assert "Unfinished: X + MIC (seeds 1). The same command goes on with them." in words
+    assert "1 of 2" in text
+
+
+def test_a_cell_that_does_not_gain_is_named():
+    same = tuple(np.linspace(0.1, 0.9, 50))
+    worse = tuple(value - 0.05 - 0.001 * (n % 2) for n, value in enumerate(same))
+    _, words, _ = made([1], x_1=Made(same, 0.2), x_mic_1=Made(worse, 0.2))
+    assert "U2I, X + MIC: gains nowhere; not in Recall@20 (-10.1 %, told from 0), coverage@20 (+0.0 %)." in words
+    _, words, _ = made([1], x_1=Made(same, 0.2), x_mic_1=Made(worse, 0.3))
+    assert "U2I, X + MIC: gains in 1 of 2 columns; not in Recall@20 (-10.1 %, told from 0)." in words
+    _, words, _ = made([1], x_1=Made(worse, 0.2), x_mic_1=Made(same, 0.3))
+    assert "U2I, X + MIC: gains in all 2 columns, 1 of them told from 0." in words
+
+
+def test_what_is_not_there_is_said():
+    lines, words, text = made([1], failed={("x", 1): "the loss is not finite"})
+    assert [line.state for line in lines] == ["failed: the loss is not finite", "unfinished"]
+    assert "Failed: X (failed: the loss is not finite)." in words
+    assert "Unfinished: X + MIC (seeds 1). The same command goes on with them." in words
+    assert "| unfinished |" in text
+    assert "gains" not in " ".join(words)
+
+
+def test_the_papers_numbers_stand_only_beside_their_own_data():
+    found = {"x_1": Made((0.1, 0.2), 0.1), "x_mic_1": Made((0.2, 0.2), 0.1)}
+    _, words, text = made([1], data="Known", **found)
+    assert "*X + MIC, paper*" in text
+    assert "*6.00*" in text
+    assert any("paper's own (Somebody 2022, table 1), on Known" in word for word in words)
+    for data in (None, "Taobao"):
+        _, words, text = made([1], data=data, **found)
+        assert "paper*" not in text
+        assert "Somebody 2022, table 1 was measured on Known, not on this data, so its numbers do not stand here." in words
+
+
+def test_popularity_stands_beside_the_table():
+    scores = Made((0.1,), 0.1, num_users=1234, values={("most_pop", "recall", 20): 0.0137})
+    _, words, _ = made([1], x_1=scores)
+    assert "The most popular items, the same for all, reach Recall@20 1.37 on these 1,234 users." in words
+
+
+# ---- the statistics --------------------------------------------------------------------------------------------------
+
+
+def test_gains_agree_with_scipy():
+    rng = np.random.default_rng(3)
+    base, own = rng.random(200), rng.random(200)
+    interval = stats.ttest_rel(own, base).confidence_interval()
+    gain = gain_over_users(base, own)
+    assert (gain.low, gain.high) == pytest.approx((100 * interval.low / base.mean(), 100 * interval.high / base.mean()))
+    interval = stats.ttest_ind(own[:5], base[:4], equal_var=False).confidence_interval()
+    gain = gain_over_seeds(list(base[:4]), list(own[:5]))
+    assert (gain.low, gain.high) == pytest.approx((100 * interval.low / base[:4].mean(), 100 * interval.high / base[:4].mean()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_interval_has_none():
+    same = np.array([0.1, 0.2])
+    assert gain_over_users(same, same).low is None  # nothing differs
+    assert gain_over_users(same, same + 0.5).low is None  # all differ by the same
+    assert gain_over_seeds([0.1, 0.1], [0.2, 0.2]).low is None
+    assert gain_over_users(np.array([0.1]), np.array([0.2])).low is None
+    assert gain_over_users(np.zeros(3), np.ones(3)) is None  # a base that finds nothing
+    assert gain_of_one(0.0, 1.0) is None
+    assert number([0.5]).spread is None
+    with pytest.raises(ValueError, match="2 users of the base and 3"):
+        gain_over_users(np.zeros(2), np.zeros(3))
+
+
+def test_hits_of_users_average_to_the_share_of_all_held_out_clicks():
+    rows = pa.table(
+        {
+            "user_idx": pa.array([3, 1, 2, 1], pa.int32()),
+            "n": pa.array([20, 20, 20, 50], pa.int32()),
+            "recall": [1.0, 0.5, 0.0, 0.7],
+            "n_hit": pa.array([1, 3, 0, 5], pa.int32()),
+            "n_truth": pa.array([1, 6, 1, 6], pa.int32()),
+        }
+    )
+    assert per_user(rows, Column("HIT@20", "hit", 20)).mean() == pytest.approx(4 / 8)
+    assert per_user(rows, RECALL).tolist() == [0.5, 0.0, 1.0]  # users 1, 2, 3
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_a_markdown_file_keeps_what_stands_around_the_marks():
+    first = between("# Results\n\nWords.\n", "table 1\n", mark="g demo", where="r.md")
+    assert first == "# Results\n\nWords.\n\n<!-- grid g demo -->\ntable 1\n<!-- end of grid g demo -->\n"
+    longer = first + "\nMore words.\n"
+    assert between(longer, "table 2\n", mark="g demo", where="r.md") == longer.replace("table 1", "table 2")
+    both = between(longer, "other\n", mark="g beauty", where="r.md")
+    assert both.startswith(longer.rstrip())
+    assert both.endswith("<!-- end of grid g beauty -->\n")
+    assert between("", "table\n", mark="g demo", where="r.md").startswith("<!-- grid g demo -->")
+
+
+@pytest.mark.parametrize("text", ["<!-- grid g -->\n", "<!-- end of grid g -->\n<!-- grid g -->\n", "<!-- grid g -->\n" * 2])
+def test_marks_that_are_no_pair_are_refused(text):
+    from conf.errors import UsageError
+
+    with pytest.raises(UsageError, match="are not one pair in that order"):
+        between(text, "table", mark="g", where="r.md")
+
+
+# ---- the papers' tables ----------------------------------------------------------------------------------------------
+
+
+def test_the_papers_numbers_fill_the_tables():
+    for name, grid in GRIDS.items():
+        for data, numbers in grid.published.items():
+            assert set(numbers) == {(channel, cell.name) for channel in grid.channels for cell in grid.cells}, f"{name}, {data}"
+            assert {len(row) for row in numbers.values()} == {len(grid.columns)}, f"{name}, {data}"
+
+
+# gains as the papers print them: MIC table 2 (every channel, X and data set, Recall@20), MicRec's of MicRec (final) over ICAN, HIT@50
+PRINTED = {
+    "Amazon Books": {"u2i": (5.74, 19.48, 13.59), "i2i": (41.29, 8.38, 8.12), "u2u2i": (3.42, 7.77, 9.13)},
+    "Taobao": {"u2i": (6.39, 4.10, 13.49), "i2i": (12.93, 12.68, 10.07), "u2u2i": (5.46, 10.74, 12.13)},
+}
+
+
+@pytest.mark.parametrize("data", sorted(PRINTED))
+def test_numbers_of_mic_give_the_gains_that_it_prints(data):
+    published = GRIDS["mic_table2"].published[data]
+    for channel, printed in PRINTED[data].items():
+        own = tuple(100 * (published[channel, f"{x}-mic"][0] / published[channel, x][0] - 1) for x in ("dnn", "comirec", "dssm"))
+        assert own == pytest.approx(printed, abs=0.02)
+
+
+def test_tables_that_share_cells_share_numbers():
+    two, three = (GRIDS[name].published["Amazon Books"] for name in ("mic_table2", "mic_table3"))
+    assert {key: two[key] for key in two if key in three} == {key: three[key] for key in two if key in three}
+    two, four = (GRIDS[name].published["Video-636M"] for name in ("micrec_table2", "micrec_table4"))
+    shared = [key for key in two if key in four]
+    assert len(shared) == 3
+    assert [(two[key][0], two[key][3]) for key in shared] == [four[key][:2] for key in shared]
