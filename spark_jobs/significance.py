@@ -146,7 +146,8 @@ def detectable(moments: Moments, *, alpha: float = ALPHA, power: float = POWER) 
 
     def lacking(shift: float) -> float:
         """Power wanted less the power against a true difference of `shift` standard errors."""
-        return float(power - stats.nct.sf(critical, df, shift) - stats.nct.cdf(-critical, df, shift))
+        # Of the right sign only: showing the opposite is no success, and scipy's lower tail is NaN far out.
+        return float(power - stats.nct.sf(critical, df, shift))
 
     return float(optimize.brentq(lacking, 0.0, 4 * critical)) * moments.se
 

@@ -101,6 +101,16 @@ def test_the_smallest_gain_shown_is_that_of_the_tables():
     assert (t_test(Moments.of(np.zeros_like(many), many)).p < 0.05).mean() == pytest.approx(0.8, abs=0.025)
 
 
+@pytest.mark.parametrize("num", [2, 3, 4, 10, 1_000, 1_000_000])
+def test_what_could_be_shown_is_known_for_any_number_of_units(num):
+    ones = np.ones(1)
+    shown = detectable(Moments(num, 0 * ones, 0 * ones, ones, ones, (num - 1) * ones))[0] * np.sqrt(num)  # in standard errors
+    low = 1.959963984540054 + 0.841621233572914  # of the normal distribution
+    assert shown > low
+    if num >= 1_000:
+        assert shown == pytest.approx(low, rel=2e-3)
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say():
     # 600 repetitions of 200 users; B finds 10 % more than A by construction, user by user dependent
     rng = np.random.default_rng(1)
