@@ -69,7 +69,7 @@ def grid(asked: Request, name: str, options: Options) -> int:
         UsageError: no such grid; a variant other than main; --set names what the cells differ in; main has other tables of the day; --out.
         SettingsError: a cell's settings do not go together. GridError: cells failed; the table was written all the same.
     """
-    chosen, timer = grid_of(name), Timer()
+    chosen = grid_of(name)
     if asked.variant != MAIN:
         raise UsageError("trichannel grid", [Fault(f"--variant {asked.variant}", fix="leave it out: every cell has variants of its own")])
     if options.seeds < 1:
@@ -81,7 +81,7 @@ def grid(asked: Request, name: str, options: Options) -> int:
         print("\n".join(_shown(key, own) for key, own in cells.items()))
         return 0
     with RunStatus(asked, "grid") as status:
-        failed = run_missing(asked, cells, status, timer, options.budget_s)
+        failed = run_missing(asked, cells, status, options.budget_s)
         found = {key: scores_of(own) for key, own in cells.items() if is_finished(replace(own, force=False))}
         why = {key: fault.found for key, (_, fault) in failed.items()}
         seconds = {key: seconds_taken(cells[key]) for key in found}
@@ -183,14 +183,13 @@ def _shown(key: Key, own: Request) -> str:
 # ---- running them ----------------------------------------------------------------------------------------------------
 
 
-def run_missing(
-    asked: Request, cells: Mapping[Key, Request], status: RunStatus, timer: Timer, budget_s: float
-) -> dict[Key, tuple[int, Fault]]:
+def run_missing(asked: Request, cells: Mapping[Key, Request], status: RunStatus, budget_s: float) -> dict[Key, tuple[int, Fault]]:
     """Run every cell that is not finished, until the time is used up; returns exit code and fault of those that failed."""
     failed: dict[Key, tuple[int, Fault]] = {}
     missing = {key: own for key, own in cells.items() if not is_finished(own)}
     for key in cells.keys() - missing.keys():
         status.stage(cells[key].variant, "skipped", 0.0)
+    timer = Timer()
     with OneSession() as spark:
         for key, own in missing.items():
             if timer.seconds >= budget_s:
