@@ -73,7 +73,7 @@ class Settings(Section):
             yield f"source.fields: {name!r} is both a user and an item field; vocabularies are named by field, so rename one"
 
     def _cross_faults(self) -> Iterator[str]:
-        fields = self.source.resolved_fields()
+        fields, embedded = self.source.resolved_fields(), list[str]()
         for side, chosen in (("user", self.model.fields.user), ("item", self.model.fields.item)):
             known: dict[str, FieldSpec] = getattr(fields, side)
             usable = [f"{side}_id"] + [name for name, spec in known.items() if spec.role != "text"]
@@ -84,6 +84,10 @@ class Settings(Section):
                 yield f"model.fields.{side}: a field is named twice"
             if len(chosen if chosen is not None else usable) > MAX_FIELDS:
                 yield f"model.fields.{side}: at most {MAX_FIELDS} fields, the bits of a mask"
+            embedded += chosen if chosen is not None else usable
+        for name in self.trainer.sharded_tables:
+            if name not in embedded:
+                yield f"trainer.sharded_tables: {name!r} is no field of the towers; known: {', '.join(embedded)}"
         if self.split.kind == "user" and "user_id" in (self.model.fields.user or ()):
             yield "model.fields.user: user_id cannot be used with split.kind user (held-out users are never trained)"
         if "item_id" not in (self.model.fields.item or ["item_id"]):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from trainer.backends import Backend, Shard
 from trainer.objectives import Step
 from trainer.objectives.negatives import known_columns
 from trainer.objectives.similarity import readout, unit
@@ -89,14 +90,20 @@ def collapsed(averages: Mapping[str, float | int | None]) -> list[str]:
     return [side for side, name in names.items() if (value := averages.get(name)) is not None and value > COLLAPSED]
 
 
-def gradient_norms(parameters: Sequence[nn.Parameter], tables: Sequence[nn.Parameter]) -> dict[str, float]:
-    """Euclidean norms of all gradients together, and of those of dense weights and embedding tables; nan or inf if an element is."""
+def gradient_norms(parameters: Sequence[nn.Parameter], tables: Sequence[nn.Parameter], backend: Backend | None = None) -> dict[str, float]:
+    """Euclidean norms of all gradients together, and of those of dense weights and embedding tables; nan or inf if an element is.
+
+    backend: of the workers that tables are divided over, which hold a part of these norms each; collective where there are such tables.
+    """
     own = {id(table) for table in tables}
     squares: dict[bool, list[Tensor]] = {False: [], True: []}
+    divided: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
             # a coalesced sparse gradient holds each row once, so the norm of its values is its norm
             grad = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
-            squares[id(parameter) in own].append(torch.linalg.vector_norm(grad))
-    dense, table = (float(torch.stack(norms).double().square().sum()) if norms else 0.0 for norms in squares.values())
+            (divided if isinstance(parameter, Shard) else squares[id(parameter) in own]).append(torch.linalg.vector_norm(grad))
+    if divided and backend is not None:
+        squares[True].append(backend.sum(torch.stack(divided).double().square().sum()).sqrt())
+    dense, table = (float(torch.stack([norm.double() for norm in norms]).square().sum()) if norms else 0.0 for norms in squares.values())
     return {"grad_norm": math.sqrt(dense + table), "grad_norm.dense": math.sqrt(dense), "grad_norm.tables": math.sqrt(table)}

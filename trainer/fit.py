@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from conf.errors import Fault, TrainingError, UsageError
+from trainer.backends import replicated, shards_of
 from trainer.checkpoints import Checkpoints
 from trainer.diagnostics import PREFIX, collapsed
-from trainer.loop import Loop
+from trainer.loop import ENCODER, Loop, below
 from trainer.meter import Meter, line, rounded
 from trainer.validation import Queries, recall
 
@@ -31,7 +32,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fitted:
-    """weights: the encoder's, of the best epoch where there was validation, else of the last. dropped: rows an epoch leaves out.
+    """weights: the encoder's, tables whole, of the best epoch where there was validation, else of the last; on rank 0, elsewhere none.
+
+    dropped: rows an epoch leaves out.
 
     refit_rows: train and validation rows that the weights were trained on once validation had chosen the epoch; 0 = they were not.
     """
@@ -143,8 +146,7 @@ class Fit:
         found = recall(loop.model.encoder, queries, self._eligible, at=self._settings.valid_at, backend=self._backend, beat=loop.beat)
         if progress.best_recall is None or found > progress.best_recall:
             progress.best_recall, progress.best_epoch, progress.stale = found, progress.epoch, 0
-            if self._backend.rank == 0:
-                self._checkpoints.save_best(loop.model.encoder.state_dict())
+            self._checkpoints.save_best(replicated(loop.model.encoder), shards_of(loop.model.encoder))
         else:
             progress.stale += 1
         return found
@@ -168,10 +170,9 @@ class Fit:
 
     def _save(self) -> None:
         window, epoch = self._window.state(self._backend), self._epoch.state(self._backend)
-        if self._backend.rank == 0:
-            state = {"model": self._loop.model.state_dict(), "progress": asdict(self._progress), "window": window, "epoch": epoch}
-            mining = {} if self._loop.miner is None else {"mining": self._loop.miner.state()}
-            self._checkpoints.save(state | mining)
+        state = {"model": self._loop.model.state_dict(), "progress": asdict(self._progress), "window": window, "epoch": epoch}
+        mining = {} if self._loop.miner is None else {"mining": self._loop.miner.state()}
+        self._checkpoints.save(state | mining, self._loop.model.rows())
         self._loop.beat()
 
     def _resume(self) -> None:
@@ -182,7 +183,7 @@ class Fit:
         if state is None:
             self._log("resume", stage="train", found="no checkpoint: beginning anew")
             return
-        self._loop.model.load_state_dict(state["model"])
+        self._loop.model.load_state_dict(state["model"], self._checkpoints.load_rows())
         self._progress = Progress(**state["progress"])
         if self._loop.miner is not None:
             self._loop.miner.restore(state["mining"], self._checkpoints.load_mined)
@@ -190,9 +191,11 @@ class Fit:
         self._log("resume", stage="train", epoch=self._progress.epoch, step=self._progress.step)
 
     def _weights(self) -> dict[str, Any]:
-        if self._progress.best_epoch is None:
-            return self._loop.model.encoder.state_dict()
-        return self._checkpoints.load_best() if self._backend.rank == 0 else {}
+        if self._backend.rank != 0:
+            return {}
+        if self._progress.best_epoch is not None:
+            return self._checkpoints.load_best()
+        return replicated(self._loop.model.encoder) | below(ENCODER, self._checkpoints.load_whole())
 
 
 __all__ = ["LOG_STEPS", "Fit", "Fitted", "Progress"]

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conf.errors import Fault, TrainingError
 from conf.settings import Settings
-from trainer.backends import Backend, is_sparse_table
+from trainer.backends import Backend, Shard, is_sparse_table, replicated, shards_of
 from trainer.batches import Batches
 from trainer.catalogue import Catalogue
 from trainer.devices import in_precision
@@ -32,18 +32,31 @@ class Model:
     optimizers: Optimizers
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and containers only."""
+        """Tensors, numbers and containers only; without `rows`, the same on every rank."""
         return {
-            "encoder": self.encoder.state_dict(),
+            "encoder": replicated(self.encoder),
             "criterion": self.criterion.state_dict(),
             "optimizers": self.optimizers.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of equal settings."""
-        self.encoder.load_state_dict(state["encoder"])
+    def rows(self) -> dict[str, Tensor]:
+        """This rank's rows of the tables that are divided over the workers, and of their optimiser's state; by name."""
+        weights = {f"{ENCODER}{name}": rows for name, rows in shards_of(self.encoder).items()}
+        return weights | {f"{_OPTIMIZERS}{name}": rows for name, rows in self.optimizers.rows().items()}
+
+    def load_state_dict(self, state: dict[str, Any], rows: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of equal settings, and this rank's `rows()`."""
+        self.encoder.load_state_dict(state["encoder"] | below(ENCODER, rows))
         self.criterion.load_state_dict(state["criterion"])
-        self.optimizers.load_state_dict(state["optimizers"])
+        self.optimizers.load_state_dict(state["optimizers"], below(_OPTIMIZERS, rows))
+
+
+ENCODER, _OPTIMIZERS = "encoder.", "optimizers."  # how names of rows begin
+
+
+def below(prefix: str, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose name begins so, without it."""
+    return {name.removeprefix(prefix): values for name, values in rows.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class Loop:
         if not math.isfinite(loss):
             poison(model.optimizers.parameters)
         self.backend.sync_gradients(model.optimizers.parameters)
-        norms = gradient_norms(model.optimizers.parameters, model.encoder.tables())
+        norms = gradient_norms(model.optimizers.parameters, model.encoder.tables(), self.backend)
         values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, **norms, **seen}
         if not math.isfinite(norms["grad_norm"]):
             raise self._not_finite(batch, number, values)
@@ -138,8 +151,11 @@ def progress(epoch: int, start: int, steps: int, *, show: bool) -> Iterator[Call
 
 def poison(parameters: Sequence[nn.Parameter]) -> None:
     """Make a gradient nan, so that after the sync every rank knows, without a further word, that one has a bad loss."""
-    parameter = parameters[0]
-    if is_sparse_table(parameter):
+    parameter = next((parameter for parameter in parameters if not isinstance(parameter, Shard)), parameters[0])
+    if isinstance(parameter, Shard):
+        row = torch.zeros(1, dtype=torch.int64, device=parameter.device)
+        parameter.pending.append((row, parameter.new_full((1, *parameter.shape[1:]), math.nan)))
+    elif is_sparse_table(parameter):
         row = torch.full_like(parameter[:1], math.nan)
         first = torch.zeros(1, 1, dtype=torch.int64, device=row.device)
         parameter.grad = torch.sparse_coo_tensor(first, row, parameter.shape, check_invariants=False)

@@ -1,12 +1,13 @@
 """One optimiser for the dense weights and one for the embedding tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conf.settings import Settings
+from trainer.backends import Shard
 from trainer.encoders.encoder import Encoder
 
 ROWWISE_LR = 0.05
@@ -71,6 +72,8 @@ class Optimizers:
         """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
+            if isinstance(parameter, Shard):
+                parameter.pending.clear()
 
     def step(self) -> None:
         """Apply the gradients of `parameters`."""
@@ -78,10 +81,30 @@ class Optimizers:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and containers only: torch.load takes it back with weights_only=True."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
+        """Tensors, numbers and containers only: torch.load takes it back with weights_only=True. Without `rows`."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        for name, number, key in self._row_keys():
+            states[name]["state"][number] = {k: v for k, v in states[name]["state"][number].items() if k != key}
+        return states
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of the same settings."""
+    def rows(self) -> dict[str, Tensor]:
+        """What is kept for this worker's rows of divided tables: "<optimiser>.<number of the parameter>.<name>" -> [rows, ...]."""
+        return {f"{name}.{number}.{key}": self.parts[name].state_dict()["state"][number][key] for name, number, key in self._row_keys()}
+
+    def load_state_dict(self, state: dict[str, Any], rows: Mapping[str, Tensor] | None = None) -> None:
+        """Continue from `state_dict()` of the same settings, and `rows()`."""
+        for path, values in (rows or {}).items():
+            name, number, key = path.split(".")
+            state[name]["state"].setdefault(int(number), {})[key] = values.clone()
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+
+    def _row_keys(self) -> list[tuple[str, int, str]]:
+        """(optimiser, number of the parameter, name) of all state that has a row for each of a shard's."""
+        found = []
+        for name, part in self.parts.items():
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            for number, parameter in enumerate(parameters):
+                state = part.state[parameter] if isinstance(parameter, Shard) and parameter in part.state else {}
+                found += [(name, number, key) for key, value in state.items() if value.dim()]
+        return found

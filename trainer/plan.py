@@ -8,9 +8,11 @@ from conf.inputs import input_manifests
 from conf.launchers import LAUNCHERS
 from conf.settings import Settings
 from trainer.backends import build_backend
+from trainer.backends.single import SingleBackend
 from trainer.batches import Batches, survey
 from trainer.deferred import deferred_init
 from trainer.encoders import ENCODERS, Encoder
+from trainer.encoders.sharded import shard_tables
 from trainer.objectives import build_objectives
 from trainer.tables import Tables
 
@@ -34,7 +36,9 @@ def describe(asked: Request, *, resume: bool = False) -> str:
     settings, trainer = asked.settings, asked.settings.trainer
     tables = Tables.read(asked.store, manifests, settings)
     registry = settings.registry()
+    workers = trainer.workers if trainer.launcher != "single" else 1
     encoder = deferred_init(ENCODERS[settings.model.encoder], settings, registry, tables.catalogue, tables.vocab_sizes)
+    shard_tables(encoder, trainer.sharded_tables, _FirstOf(workers))
     samples = survey(
         asked.store,
         manifests["samples"],
@@ -43,7 +47,6 @@ def describe(asked: Request, *, resume: bool = False) -> str:
         clicks_per_row=trainer.clicks_per_row,
     )
     plan = Batches(samples, settings, tables.users, rank=0, size=1).plan(0)
-    workers = trainer.workers if trainer.launcher != "single" else 1
     lines += [
         f"rows: {samples.train_rows} train, {samples.valid_rows} valid",
         f"items: {tables.catalogue.num_items}, of them eligible {len(tables.eligible)}",
@@ -52,6 +55,13 @@ def describe(asked: Request, *, resume: bool = False) -> str:
         *memory(encoder, settings),
     ]
     return "\n".join(lines)
+
+
+class _FirstOf(SingleBackend):
+    """The first of several workers, which holds the most rows, as far as its memory goes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
 
 def losses(settings: Settings) -> str:

@@ -91,10 +91,10 @@ def keep_mask(noise_n: Tensor, width: int, drop: float) -> Tensor:
     return lanes.view(torch.int16)[:, :width] >= round(drop * 65536) - 32768
 
 
-def fill_uniform_(tensor: Tensor, bound: float, seed: int, name: str, first_row: int = 0) -> None:
+def fill_uniform_(tensor: Tensor, bound: float, seed: int, name: str, first_row: int = 0, row_step: int = 1) -> None:
     """Fill float[rows, ...] with numbers in [-bound, bound): each a function of (seed, name, row, column) alone.
 
-    So a shard that holds rows first_row.. of a parameter gets exactly those rows of the whole.
+    So a shard that holds rows first_row, first_row + row_step, ... of a parameter gets exactly those rows of the whole.
     """
     key = int(words64(seed, seed_of(name)))
     rows_2d = tensor.detach().reshape(tensor.shape[0], -1)
@@ -102,7 +102,7 @@ def fill_uniform_(tensor: Tensor, bound: float, seed: int, name: str, first_row:
     columns = torch.arange(-(-width // 2), device=tensor.device) * _GOLDEN
     for start in range(0, num_rows, 65536):  # 64k rows at a time: scratch memory stays small beside a large table
         stop = min(start + 65536, num_rows)
-        row_keys = words64(key, torch.arange(first_row + start, first_row + stop, device=tensor.device))
+        row_keys = words64(key, first_row + row_step * torch.arange(start, stop, device=tensor.device))
         lanes = mix(row_keys[:, None] ^ columns).view(torch.int32)[:, :width]
         rows_2d[start:stop] = (lanes >> 8).to(tensor.dtype) * (bound * 2.0**-23)
 

@@ -155,7 +155,7 @@ class Work:
         queries = None if queries is None else queries.to(self.device)
         beat()
         shape = self._agreed_fingerprint(manifests)
-        self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape)
+        self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape, backend)
         self.log = self._open_log()
         counted = {"train_rows": samples.train_rows, "valid_rows": samples.valid_rows}
         self.log("begin", stage=JOB, workers=backend.size, **counted, resume=self.resume)
@@ -177,7 +177,7 @@ class Work:
         """A fresh model, trained on train and validation rows for the epochs that validation chose."""
         settings = self.asked.settings
         settings = settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"epochs": epochs})})
-        kept = Checkpoints(self.asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}")
+        kept = Checkpoints(self.asked.store.fs, f"{self.checkpoints.folder}/refit", f"{shape}-refit-{epochs}", self.backend)
         self.log("refit", stage=JOB, epochs=epochs, train_rows=both.train_rows)
         loop = self._loop(tables, both, settings, kept)
         final = Fit(loop, None, tables.eligible, kept, self.log, phase="refit_").run(resume=self.resume)
@@ -186,7 +186,7 @@ class Work:
 
     def _loop(self, tables: Tables, samples: Samples, settings: Settings, checkpoints: Checkpoints) -> Loop:
         """The loop of a model at its start: fresh, or with the weights of an earlier day."""
-        self.encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes)
+        self.encoder = build_encoder(settings, settings.registry(), tables.catalogue, tables.vocab_sizes, self.backend)
         if self.warm is not None:
             begin(self.encoder, self.warm)
         criterion = build_objectives(settings, self.encoder).to(self.device)

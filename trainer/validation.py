@@ -28,6 +28,7 @@ from trainer.tables import read_table
 _BATCH = "batch."  # before a column of the batch, in the name of its array
 _SCORES = 1 << 24  # scores held at a time: 64 MB
 _ITEMS = 8192  # items encoded at a time
+_USERS = 1024  # users encoded at a time, at most
 
 Ids = npt.NDArray[np.int64]
 
@@ -118,8 +119,9 @@ def recall(
             (int(eligible.max()) + 1,), -1, dtype=torch.int64, device=eligible.device
         )  # item_idx -> column of the scores, -1 = not eligible
         column[eligible] = torch.arange(len(eligible), device=eligible.device)
-        total, step = 0.0, max(1, _SCORES // len(eligible))
-        for start in range(0, queries.users, step):
+        total, step = 0.0, max(1, min(_USERS, _SCORES // len(eligible)))
+        # every rank as often as the one with the most users: encoding is collective where tables are divided over the ranks
+        for start in range(0, -backend.agree_min(-queries.users), step):
             beat()
             rows = slice(start, start + step)
             users_BKD = _comparable(encoder, encoder.user({name: x[rows] for name, x in queries.batch.items()}))

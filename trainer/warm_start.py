@@ -12,6 +12,7 @@ from conf.errors import Fault, UsageError
 from conf.storage import Manifest
 from trainer.deferred import deferred_init
 from trainer.encoders import ENCODERS, Encoder
+from trainer.encoders.sharded import own_rows
 from trainer.export import read_model
 from trainer.tables import Tables
 
@@ -88,5 +89,5 @@ def warm_weights(encoder: Encoder, content: Mapping[str, Any], where: str) -> Wa
 def begin(encoder: Encoder, given: Warm) -> None:
     """Copy the weights in. What the earlier tables lack stays as it is: drawn by (seed, name, row) like in a fresh model."""
     for name, values in encoder.state_dict().items():
-        old = given.weights[name]
+        old = own_rows(encoder, name, given.weights[name])
         values[: len(old)].copy_(old) if old.dim() else values.copy_(old)

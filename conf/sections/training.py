@@ -270,6 +270,9 @@ class Trainer(Section):
     valid_users: Positive = Field(2_000, description="users of the validation recall, by smallest user_idx hash")
     valid_at: Positive = Field(50, description="N of the validation recall")
     optimizer: Optimizer = Optimizer()
+    sharded_tables: list[str] = Field(
+        [], description="fields whose embedding tables are divided over the workers, row by row; for tables larger than a worker's memory"
+    )
     seed: int = Field(1, description="seed of weights, order and draws")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints, beside one an epoch")
     mlflow: Mlflow | None = Field(None, description="track the training by MLflow; null = off")

@@ -1,6 +1,6 @@
 """What one worker does in the tests, whatever the backend: every case below on its rows of the same global batches.
 
-python backend_worker.py BACKEND OUT.pt     rank 0 writes {case: result}
+python backend_worker.py BACKEND OUT.pt     rank 0 writes {case: result}; checkpoints lie beside it
 
 `run` is also called in the test's own process, with the single backend.
 """
@@ -8,6 +8,7 @@ python backend_worker.py BACKEND OUT.pt     rank 0 writes {case: result}
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from conf.errors import TrainingError
 from tests.contracts.mined_worker import mined
+from tests.contracts.sharded_worker import sharded
 from tests.trainer import tiny
 from trainer.backends import Backend, SparseTable, build_backend
 from trainer.diagnostics import watched
@@ -66,9 +68,14 @@ CASES: dict[str, Case] = {
     "micrec of drawn items": Case({"objectives": {"micrec": {"items": "uniform", "fea_input": "tower", "value_p": 0.4}}}, torch.float64),
     "masked_views": Case({"objectives": {"masked_views": {"symmetric": True}}, "samples.masks": {"strategy": "rfm"}}, torch.float64),
     "masked_views of the batch": Case({"objectives": {"masked_views": {"items": "unique"}}}, torch.float64),
+    "fm, rowwise tables": Case({"model.encoder": "fm", "objectives.mic": None, **SOFTMAX, **ROWWISE}, torch.float64),
     "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
 }
 CURVES = ("mic", "mic, rowwise tables")
+# The same with tables divided over the workers.
+DIVIDED = {f"{name}, sharded": name for name in ("mic float64", "mic, rowwise tables", "every position", "micrec", "fm, rowwise tables")}
+FIELDS = ["user_id", "item_id", "category", "tags"]
+CASES |= {name: Case({**CASES[whole].settings, "trainer.sharded_tables": FIELDS}, CASES[whole].dtype) for name, whole in DIVIDED.items()}
 
 # Rows of each rank: unequal numbers, not in order; the last of three holds only users and items that earlier rows hold, too, so that
 # it has no anchor of its own in uu and vv.
@@ -82,7 +89,7 @@ SHARDS = {
 def first_step(case: Case, backend: Backend) -> dict[str, Any]:
     """Loss, parts and synchronised gradients of one step."""
     given = tiny.settings(case.settings)
-    encoder, criterion = tiny.model(given, case.dtype)
+    encoder, criterion = tiny.model(given, case.dtype, backend)
     optimizers = Optimizers(given, encoder, criterion)
     whole = tiny.every_position(global_batch()) if given.trainer.clicks_per_row > 1 else global_batch()
     rows = tiny.rows_of(whole, SHARDS[backend.size][backend.rank])
@@ -96,14 +103,14 @@ def first_step(case: Case, backend: Backend) -> dict[str, Any]:
         "loss": mean(total, backend),
         "parts": {name: mean(value, backend) for name, value in parts.items()},
         "watched": {name: mean(torch.tensor(value, dtype=torch.float64), backend) for name, value in seen.items()},
-        "gradients": {name: dense(parameter.grad) for name, parameter in named},
+        "gradients": {name: tiny.whole(parameter, parameter.grad, backend) for name, parameter in named},
     }
 
 
 def curve(case: Case, backend: Backend) -> Tensor:
     """The loss of 20 steps with the optimiser, 12 rows each, the same number on every rank."""
     given = tiny.settings(case.settings)
-    encoder, criterion = tiny.model(given, case.dtype)
+    encoder, criterion = tiny.model(given, case.dtype, backend)
     optimizers = Optimizers(given, encoder, criterion)
     losses = []
     for number in range(STEPS):
@@ -138,10 +145,20 @@ def interface(backend: Backend) -> dict[str, Any]:
         "broadcast": backend.sum(module.weight) / backend.size,
         "none": backend.gather(torch.empty(0, 3)).shape,
         "ids": backend.gather_ids(torch.full((rank, 2), rank)),
+        "exchanged": exchanged(backend),
         "lopsided": lopsided(backend),
         "detached": detached(backend),
         "late": late(backend),
     }
+
+
+def exchanged(backend: Backend) -> list[Any]:
+    """What the last rank gets where rank r sends r rows to each rank, whose value is 10 r + the rank they are for; and the numbers."""
+    rank, size = backend.rank, backend.size
+    mine = torch.arange(size).repeat_interleave(rank)[:, None].expand(-1, 2) + 10 * rank
+    rows, counts = backend.exchange(mine, [rank] * size)
+    again, _ = backend.exchange(mine.double(), [rank] * size, counts)
+    return [backend.gather_ids(rows)[-len(rows) :].tolist(), counts, torch.equal(again, rows.double())]
 
 
 def detached(backend: Backend) -> Tensor:
@@ -192,11 +209,12 @@ def dense(gradient: Tensor | None) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient.clone()
 
 
-def run(backend: Backend) -> dict[str, Any]:
+def run(backend: Backend, folder: Path) -> dict[str, Any]:
     return {
         "first": {name: first_step(case, backend) for name, case in CASES.items()},
         "curves": {name: curve(CASES[name], backend) for name in CURVES},
         "mined": mined(backend, SHARDS),
+        "sharded": sharded(backend, folder),
         "interface": interface(backend),
     }
 
@@ -204,6 +222,6 @@ def run(backend: Backend) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     backend = build_backend(sys.argv[1])
-    result = run(backend)
+    result = run(backend, Path(sys.argv[2]).with_suffix(""))
     if backend.rank == 0:
         torch.save(result, sys.argv[2])

@@ -58,13 +58,18 @@ def blobs(backend: Backend, interests: int) -> dict[str, Any]:
     return {"tables": miner.tables(), "hard": {name: (drawn.idx_BM, drawn.valid_BM) for name, drawn in hard.items()}}
 
 
-STEPS = {"detached": {}, "live": {"encode": "live"}, "users and items": {"user_items": "positive", "encode": "live"}}
+STEPS: dict[str, dict[str, Any]] = {
+    "detached": {"mining": MINING},
+    "live": {"mining": {**MINING, "encode": "live"}},
+    "users and items": {"mining": {**MINING, "user_items": "positive", "encode": "live"}},
+    "live, sharded": {"mining": {**MINING, "encode": "live"}, "trainer.sharded_tables": ["user_id", "item_id", "tags"]},
+}
 
 
-def step(backend: Backend, shards: dict[int, list[list[int]]], mining: dict[str, Any]) -> dict[str, Tensor]:
+def step(backend: Backend, shards: dict[int, list[list[int]]], overrides: dict[str, Any]) -> dict[str, Tensor]:
     """Losses, synchronised gradients and notes of a step that uses what a search by the same model found."""
-    given = tiny.settings({"mining": {**MINING, **mining}, "model.dropout": 0.3})
-    encoder, criterion = tiny.model(given, torch.float64)
+    given = tiny.settings({**overrides, "model.dropout": 0.3})
+    encoder, criterion = tiny.model(given, torch.float64, backend)
     optimizers = Optimizers(given, encoder, criterion)
     features = UserTable.from_arrow(tiny.user_feat(), given.registry())
     joint = criterion.get_submodule("losses.mic.project_user"), criterion.get_submodule("losses.mic.project_item")
@@ -75,8 +80,8 @@ def step(backend: Backend, shards: dict[int, list[list[int]]], mining: dict[str,
     total.backward()
     backend.sync_gradients(optimizers.parameters)
     named = {"loss": total, **parts, **{name: value for name, value in made.notes.items() if name.startswith("mined")}}
-    gradients = {name: parameter.grad for name, parameter in [*encoder.named_parameters(), *criterion.named_parameters()]}
-    dense = {name: grad.to_dense() if grad.is_sparse else grad.clone() for name, grad in gradients.items() if grad is not None}
+    learned = [*encoder.named_parameters(), *criterion.named_parameters()]
+    dense = {name: tiny.whole(parameter, parameter.grad, backend) for name, parameter in learned if parameter.grad is not None}
     return {name: backend.sum(value.detach()) / backend.size for name, value in named.items()} | dense
 
 
@@ -84,5 +89,5 @@ def mined(backend: Backend, shards: dict[int, list[list[int]]]) -> dict[str, Any
     """All of it."""
     return {
         "blobs": {interests: blobs(backend, interests) for interests in (1, 2)},
-        "steps": {name: step(backend, shards, mining) for name, mining in STEPS.items()},
+        "steps": {name: step(backend, shards, overrides) for name, overrides in STEPS.items()},
     }

@@ -15,9 +15,11 @@ import torch
 from conf.launchers import LAUNCHERS
 from tests.cluster.standalone import free_port
 from tests.contracts import backend_worker
-from tests.contracts.backend_worker import CASES, CURVES, SHARDS
+from tests.contracts.backend_worker import CASES, CURVES, DIVIDED, SHARDS
 from tests.contracts.mined_worker import BLOBS
 from tests.contracts.mined_worker import STEPS as MINED
+from tests.contracts.sharded_worker import AFTER, BEFORE, FIELDS, OPTIMIZERS, go_on, model, settings, train
+from tests.trainer import tiny
 from trainer.backends import BACKENDS
 from trainer.backends.single import SingleBackend
 
@@ -31,7 +33,7 @@ pools = pytest.mark.parametrize(("backend", "num_workers"), POOLS)
 
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1", "HOROVOD_CACHE_CAPACITY": "1024"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1", "HOROVOD_CACHE_CAPACITY": "2048"}
 
 
 def launch(backend: str, num_workers: int, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
@@ -64,18 +66,23 @@ def started(backend: str, num_workers: int, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="session")
-def single() -> dict[str, Any]:
+def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers
-    result = backend_worker.run(SingleBackend())
+    result = backend_worker.run(SingleBackend(), tmp_path_factory.mktemp("single"))
     torch.set_num_threads(threads)
     return result
 
 
 @pytest.fixture(scope="session")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Workers:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workers leave their results and, in a folder BACKEND-NUM, their checkpoints."""
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="session")
+def workers(folder: Path) -> Workers:
     """(backend, num_workers) -> rank 0's results; one launch for each pair."""
-    folder = tmp_path_factory.mktemp("workers")
     ended: dict[tuple[str, int], tuple[int, str]] = {}
 
     def of(backend: str, num_workers: int) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def test_the_shards_hold_what_they_are_for() -> None:
 def test_first_step_equals_one_process(backend: str, num_workers: int, case: str, single: dict[str, Any], workers: Workers) -> None:
     # property P5.9
     tolerance = 1e-10 if CASES[case].dtype == torch.float64 else 1e-5
-    want, got = single["first"][case], workers(backend, num_workers)["first"][case]
+    want, got = single["first"][DIVIDED.get(case, case)], workers(backend, num_workers)["first"][case]
     torch.testing.assert_close(got["loss"], want["loss"], rtol=0, atol=tolerance)
     for part, value in want["parts"].items():
         torch.testing.assert_close(got["parts"][part], value, rtol=0, atol=tolerance, msg=lambda text, part=part: f"{part}: {text}")
@@ -125,7 +132,7 @@ def test_first_step_equals_one_process(backend: str, num_workers: int, case: str
 @pools
 @pytest.mark.parametrize("case", CURVES)
 def test_curves_equal_one_process(backend: str, num_workers: int, case: str, single: dict[str, Any], workers: Workers) -> None:
-    want, got = single["curves"][case], workers(backend, num_workers)["curves"][case]
+    want, got = single["curves"][DIVIDED.get(case, case)], workers(backend, num_workers)["curves"][case]
     assert want[-5:].mean() < want[:5].mean()  # it learns something at all
     torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
 
@@ -155,6 +162,33 @@ def test_a_step_with_mining_equals_one_process(backend: str, num_workers: int, c
 
 
 @pools
+@pytest.mark.parametrize("tables", OPTIMIZERS)
+def test_divided_tables_are_cut_and_taken_up(backend: str, num_workers: int, tables: str, workers: Workers, folder: Path) -> None:
+    got, given = workers(backend, num_workers)["sharded"]["resumed"][tables], settings(tables)
+    want = train(given, model(given, None), SingleBackend(), range(BEFORE + AFTER))  # nothing is divided
+    for name, weights in got["whole"].items():
+        torch.testing.assert_close(weights, want[name], rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        assert torch.equal(got["again"][name], weights), name  # the same number of workers: bit for bit
+        torch.testing.assert_close(got["from one"][name], weights, rtol=0, atol=1e-9)
+    kept = folder / f"{backend}-{num_workers}" / f"{tables}-{num_workers}"
+    for name, weights in go_on(kept, tables, SingleBackend()).items():  # and on one, from that of several
+        torch.testing.assert_close(weights, want[name], rtol=0, atol=1e-9)
+
+
+@pools
+def test_workers_with_unequal_lookups_of_divided_tables(backend: str, num_workers: int, single: dict[str, Any], workers: Workers) -> None:
+    want, got = single["sharded"], workers(backend, num_workers)["sharded"]
+    assert got["recall"] == pytest.approx(want["recall"])
+    assert 0 < want["recall"][5] < 1
+    torch.testing.assert_close(got["idle"]["vectors"], want["idle"]["vectors"])
+    expected = torch.zeros(tiny.VOCAB["item_id"], 6)
+    expected[3], expected[7] = 3, 1
+    torch.testing.assert_close(want["idle"]["gradient"], expected)
+    torch.testing.assert_close(got["idle"]["gradient"], expected / num_workers)
+    assert got["rows"] == [-(-tiny.VOCAB[name] // num_workers) for name in tiny.VOCAB if name in FIELDS]  # rank 0 has the most
+
+
+@pools
 def test_interface(backend: str, num_workers: int, workers: Workers) -> None:
     got = workers(backend, num_workers)["interface"]
     ranks = torch.arange(num_workers, dtype=torch.float64)
@@ -170,6 +204,8 @@ def test_interface(backend: str, num_workers: int, workers: Workers) -> None:
     assert got["any"] == (True, False)
     torch.testing.assert_close(got["broadcast"], torch.full((2, 2), 5.0))
     assert tuple(got["none"]) == (0, 3)
+    sent = [[10 * rank + num_workers - 1] * 2 for rank in range(num_workers) for _ in range(rank)]
+    assert got["exchanged"] == [sent, list(range(num_workers)), True]
     assert got["ids"].tolist() == [[rank] * 2 for rank in range(num_workers) for _ in range(rank)]
     share = 1 / num_workers
     torch.testing.assert_close(got["lopsided"][0], torch.full((3, 2), share))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conf.draws import below
 from conf.masks import masking_of
 from conf.settings import Settings
-from trainer.backends import Backend
+from trainer.backends import Backend, Shard
 from trainer.backends.single import SingleBackend
 from trainer.catalogue import Catalogue, UserTable
 from trainer.encoders import Batch, Encoder, build_encoder
@@ -94,8 +94,21 @@ def related() -> dict[str, Related]:
     }
 
 
-def encoder(given: Settings) -> Encoder:
-    return build_encoder(given, given.registry(), catalogue(given), VOCAB)
+def encoder(given: Settings, backend: Backend | None = None) -> Encoder:
+    return build_encoder(given, given.registry(), catalogue(given), VOCAB, backend)
+
+
+def whole(parameter: nn.Parameter, values: Tensor | None, backend: Backend) -> Tensor:
+    """values of all rows of a parameter, dense: what each worker has of it is brought together where it is divided over them."""
+    assert values is not None
+    own = values.to_dense() if values.is_sparse else values.detach().clone()
+    if not isinstance(parameter, Shard):
+        return own
+    everyone = backend.gather_ids(own)
+    lengths = backend.gather_ids(torch.tensor([len(own)])).tolist()
+    for rank, part in enumerate(torch.split(everyone.clone(), lengths)):
+        everyone[rank :: backend.size] = part
+    return everyone
 
 
 def batch(num: int = 13, seed: int = 3) -> Batch:
@@ -159,8 +172,8 @@ def step(given: Settings, towers: Encoder, rows: Batch, backend: Backend | None 
     )
 
 
-def model(given: Settings, dtype: torch.dtype = torch.float32) -> tuple[Encoder, Criterion]:
-    towers = encoder(given)
+def model(given: Settings, dtype: torch.dtype = torch.float32, backend: Backend | None = None) -> tuple[Encoder, Criterion]:
+    towers = encoder(given, backend)
     return towers.to(dtype), build_objectives(given, towers).to(dtype)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from trainer.backends.backend import Backend, SparseTable, is_sparse_table
+from trainer.backends.shards import Shard, replicated, shards_of
 
 
 def _single() -> Backend:
@@ -33,4 +34,4 @@ def build_backend(name: str) -> Backend:
     return BACKENDS[name]()
 
 
-__all__ = ["BACKENDS", "Backend", "SparseTable", "build_backend", "is_sparse_table"]
+__all__ = ["BACKENDS", "Backend", "Shard", "SparseTable", "build_backend", "is_sparse_table", "replicated", "shards_of"]

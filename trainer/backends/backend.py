@@ -35,6 +35,16 @@ class Backend(ABC):
         """[B_r, ...] of every rank -> [sum B_r, ...] in rank order, without gradient."""
 
     @abstractmethod
+    def exchange(self, x: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
+        """Send rows of x [sum counts, ...] to the ranks, the first counts[0] of them to rank 0 and so on; without gradient.
+
+        expected: how many rows come from each rank, where known (saves a round of talk).
+
+        Returns:
+            The rows that came, in rank order, and how many came from each rank.
+        """
+
+    @abstractmethod
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks, detached."""
 
@@ -43,7 +53,7 @@ class Backend(ABC):
         """Replace each .grad by its mean over ranks. Same parameters, same order on every rank.
 
         A missing .grad counts as zero, and is filled in. A SparseTable travels as coalesced (row, values)
-        pairs and ends with a coalesced sparse .grad.
+        pairs and ends with a coalesced sparse .grad. A Shard gets that of its own rows from all ranks, see trainer.backends.shards.
         """
 
     @abstractmethod
@@ -56,7 +66,7 @@ class Backend(ABC):
 
     @abstractmethod
     def broadcast_(self, module: nn.Module) -> None:
-        """Give every rank rank 0's parameters and buffers, in place."""
+        """Give every rank rank 0's parameters and buffers, in place; a Shard stays each rank's own."""
 
     @abstractmethod
     def barrier(self, timeout_s: float) -> None:

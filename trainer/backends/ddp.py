@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.backends.backend import Backend, dense_by_kind, is_sparse_table, sparse_gradient
+from trainer.backends.shards import replicated, settle
 
 _FOREVER = timedelta(days=7)  # how long the others may take is for the watchdog to judge, which shows where they hang
 
@@ -46,6 +47,17 @@ class DdpBackend(Backend):
         """See Backend; one more talk, in which ranks tell how many rows they have."""
         return self.rows(self.start_rows(x.detach(), self._counts(x)))
 
+    def exchange(self, x: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
+        """See Backend."""
+        if expected is None:
+            expected = self._exchanged(torch.tensor(counts), [1] * self.size, [1] * self.size).tolist()
+        return self._exchanged(x.detach(), counts, expected), list(expected)
+
+    def _exchanged(self, x: Tensor, counts: Sequence[int], expected: Sequence[int]) -> Tensor:
+        came = x.new_empty(sum(expected), *x.shape[1:])
+        self._wait(dist.all_to_all_single(came, x.contiguous(), list(expected), list(counts), async_op=True), came)
+        return came
+
     def sum(self, x: Tensor) -> Tensor:
         """See Backend."""
         total = x.detach().clone(memory_format=torch.contiguous_format)
@@ -54,6 +66,7 @@ class DdpBackend(Backend):
 
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See Backend: dense gradients as one all-reduce a dtype, sparse ones as gathered rows."""
+        parameters = settle(parameters, self)
         tables = [parameter for parameter in parameters if is_sparse_table(parameter)]
         groups = dense_by_kind(parameters)
         flats = [torch.cat([_gradient(parameter).reshape(-1) for parameter in group]) for group in groups]
@@ -89,7 +102,7 @@ class DdpBackend(Backend):
 
     def broadcast_(self, module: nn.Module) -> None:
         """See Backend."""
-        tensors = [tensor for tensor in module.state_dict().values() if isinstance(tensor, Tensor)]
+        tensors = [tensor for tensor in replicated(module).values() if isinstance(tensor, Tensor)]
         for tensor, work in [(tensor, dist.broadcast(tensor, src=0, async_op=True)) for tensor in tensors]:
             self._wait(work, tensor)
 

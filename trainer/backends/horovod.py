@@ -15,6 +15,7 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.backends.backend import Backend, dense_by_kind, is_sparse_table, sparse_gradient
+from trainer.backends.shards import replicated, settle
 
 
 class HorovodBackend(Backend):
@@ -38,6 +39,12 @@ class HorovodBackend(Backend):
         gathered: Tensor = self.wait(self.start(hvd.allgather_async, x.detach().contiguous()))
         return gathered
 
+    def exchange(self, x: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
+        """See Backend; Horovod asks for the numbers in any case."""
+        splits = torch.tensor(counts, dtype=torch.int32)
+        came, numbers = self.wait(self.start(hvd.alltoall_async, x.detach().contiguous(), splits=splits))
+        return came, numbers.tolist()
+
     def sum(self, x: Tensor) -> Tensor:
         """See Backend."""
         total: Tensor = self.wait(self.start(hvd.allreduce_async, x.detach(), op=hvd.Sum))
@@ -45,6 +52,7 @@ class HorovodBackend(Backend):
 
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See Backend: dense gradients as one grouped all-reduce a dtype, sparse ones as gathered rows."""
+        parameters = settle(parameters, self)
         sparse = [parameter for parameter in parameters if is_sparse_table(parameter)]
         for group in dense_by_kind(parameters):
             self.wait(self.start(hvd.grouped_allreduce_async_, [parameter.grad for parameter in group], op=hvd.Average))
@@ -71,7 +79,7 @@ class HorovodBackend(Backend):
     def broadcast_(self, module: nn.Module) -> None:
         """See Backend."""
         with self._others_there():
-            hvd.broadcast_parameters(module.state_dict(), root_rank=0)
+            hvd.broadcast_parameters(replicated(module), root_rank=0)
 
     def barrier(self, timeout_s: float) -> None:
         """See Backend."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.backends.backend import Backend, is_sparse_table, sparse_gradient
+from trainer.backends.shards import settle
 
 
 class SingleBackend(Backend):
@@ -22,13 +23,17 @@ class SingleBackend(Backend):
         """The rows themselves."""
         return x
 
+    def exchange(self, x: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
+        """The rows themselves."""
+        return x, list(counts)
+
     def sum(self, x: Tensor) -> Tensor:
         """The value itself, detached."""
         return x.detach()
 
     def sync_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Fills in missing gradients and coalesces sparse ones."""
-        for parameter in parameters:
+        for parameter in settle(parameters, self):
             if is_sparse_table(parameter):
                 parameter.grad = sparse_gradient(parameter)
             elif parameter.grad is None:
