@@ -4,7 +4,9 @@ MILLIONS ?= 5
 REPEATS ?= 5
 ROWS ?= 1000000
 BATCH ?= 1024,4096
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile package package-zip package-env clean
+DIM ?= 8
+WORKERS ?= 2
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -42,6 +44,10 @@ bench-train: setup  ## training steps beside torch-rechub (ROWS=1000000 BATCH=10
 
 bench-profile: setup  ## where the time of a training step goes, as a picture (ROWS=1000000)
 	$(in_env) python bench/step_profile.py --rows $(ROWS)
+
+bench-sharded: ROWS = 50000000
+bench-sharded: setup  ## memory of a worker with a large table, whole and divided (ROWS=50000000 DIM=8 WORKERS=2)
+	$(in_env) python bench/sharded_table.py --rows $(ROWS) --dim $(DIM) --workers $(WORKERS)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 
