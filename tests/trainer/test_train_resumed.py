@@ -1,6 +1,8 @@
 """A training that was cut goes on as if it had not been; a refit follows the choice of the epoch."""
 
 import json
+import os
+import random
 import signal
 import subprocess
 import time
@@ -114,6 +116,39 @@ def test_a_killed_training_resumes_with_the_same_losses(tmp_path: Path, asked: A
     later = {line["step"]: line["loss"] for line in after if line["kind"] == "step"}
     done = progress["epoch"] * max(line["step"] for line in before) // 3 + progress["step"]
     assert all(later[line["step"]] == line["loss"] for line in before if line["kind"] == "step" and line["step"] > done + 50)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+MINING: dict[str, object] = {"refresh_steps": 7, "clusters": 4, "min_similarity": 0.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mining", [None, MINING], ids=["plain", "mined"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_training_killed_before_a_random_step_resumes_bit_for_bit(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, seed: int, mining: dict[str, object] | None
+) -> None:
+    """Weights, and every line of the metrics, are those of a training that nobody killed."""
+    monkeypatch.setattr(fit, "LOG_STEPS", 1)
+    model_values: dict[str, object] = {"dim": 16, "hidden": [32], "history": 5, "dropout": 0.3}
+    given = planted_settings(tmp_path / "whole", trainer={"epochs": 3, "checkpoint_steps": 5}, objectives={"mic": {}}, model=model_values)
+    whole = Settings.model_validate(given.model_dump(mode="json") | {"mining": mining})
+    cut = Settings.model_validate(whole.model_dump(mode="json") | {"storage": {"root": str(tmp_path / "cut")}})
+    for settings in (whole, cut):
+        publish(settings)
+    run(asked(whole))
+    steps = model(whole).counters["steps_per_epoch"]
+    inside = [step for step in range(steps, 3 * steps) if step % steps]  # the first search is that of the second epoch
+    killed_at = random.Random(seed).choice(inside)
+    words = command(cut, tmp_path)
+    words[1:3] = [str(Path(__file__).with_name("killed_at.py"))]
+    environment = os.environ | {"KILL_AT": str(killed_at), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert Store.of(cut).current("train", DS) is None
+    run(asked(cut, "r2"), resume=True)
+    assert model(cut).content_hash == model(whole).content_hash, killed_at
+    assert metrics(cut) == metrics(whole), killed_at
 
 
 def test_resume_without_a_checkpoint_begins_anew(day: Day, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
