@@ -96,6 +96,8 @@ def fill_uniform_(tensor: Tensor, bound: float, seed: int, name: str, first_row:
 
     So a shard that holds rows first_row, first_row + row_step, ... of a parameter gets exactly those rows of the whole.
     """
+    if not tensor.numel():  # a table with fewer rows than workers
+        return
     key = int(words64(seed, seed_of(name)))
     rows_2d = tensor.detach().reshape(tensor.shape[0], -1)
     num_rows, width = rows_2d.shape
