@@ -3,8 +3,29 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from retrieval.ragged import F64, Ragged, aggregate, without
+from retrieval.ragged import F32, F64, Ragged, aggregate, best_first, concatenate, without
+from retrieval.vector_index import VectorIndex
 from retrieval.world import Users, World
+
+
+def nearest_unseen(index: VectorIndex, vectors_BKD: F32, seen: Ragged, top: int) -> Ragged:
+    """For each user the `top` ids of highest similarity that are not in its list of `seen`, best first; fewer where the index has fewer.
+
+    Exactly what is left of a search for `top` and as many as were seen. With one vector a user such a search is made only for those
+    who have seen most of what is near to them: it begins with `top` more, and asks for twice as many where too few are left.
+    """
+    enough = top + seen.lengths
+    asked = np.minimum(enough, 2 * top) if vectors_BKD.shape[1] == 1 else enough  # several vectors: each must reach far enough by itself
+    lists = best_first(without(index.pool(vectors_BKD, asked), seen), top)
+    short = np.flatnonzero((lists.lengths < top) & (asked < np.minimum(enough, len(index))))
+    while len(short):
+        asked[short] = np.minimum(2 * asked[short], enough[short])
+        again = best_first(without(index.pool(vectors_BKD[short], asked[short]), seen.take(short)), top)
+        which = np.arange(len(lists))
+        which[short] = len(lists) + np.arange(len(short))
+        lists = concatenate([lists, again]).take(which)
+        short = short[(again.lengths < top) & (asked[short] < np.minimum(enough[short], len(index)))]
+    return lists
 
 
 def two_steps(users: Users, world: World, first: Ragged, second: Ragged, *, agg: str) -> Ragged:

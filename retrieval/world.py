@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +39,10 @@ class World(Protocol):
     @property
     def items(self) -> VectorIndex:
         """The items that may be recommended; no channel returns another."""
+
+    @property
+    def new_items(self) -> VectorIndex:
+        """Those of them without a train click."""
 
     @property
     def similar_items(self) -> Ragged:
@@ -86,6 +91,11 @@ class StoredWorld:
     def items(self) -> VectorIndex:
         """See `World`; loaded once, whatever the world."""
         return self.index.held()
+
+    @cached_property
+    def new_items(self) -> VectorIndex:
+        """See `World`."""
+        return unclicked(self.clicks, self.items)
 
     @cached_property
     def similar_items(self) -> Ragged:
@@ -166,6 +176,15 @@ def most_clicked(clicks: I64, items: VectorIndex) -> I32:
     order = np.lexsort((ids, -clicks[ids]))
     ordered: I32 = ids[order]
     return ordered
+
+
+def unclicked(clicks: I64, items: VectorIndex) -> VectorIndex:
+    """The items of the index without a click, in an exhaustive index of their own: a copy of their vectors."""
+    rows = np.flatnonzero(clicks[items.ids] == 0)
+    vectors = np.ascontiguousarray(items.vectors[rows], dtype=np.float32)
+    searcher = faiss.IndexFlatIP(items.vectors.shape[1])
+    searcher.add(vectors)
+    return VectorIndex(searcher, items.ids[rows], vectors, items.is_unit)
 
 
 def seen_items(history: Ragged, kind: str, *, last: int) -> Ragged:

@@ -36,6 +36,7 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "i2i": ("I2I", "items most similar to each item of the history"),
     "itemcf": ("ItemCF, sessions", "items that met the history's items in a session"),
     "popular": ("Popular", "most clicked items: the fallback for users without history"),
+    "cold": ("Cold", "new items by their fields; for users without history the nearest items"),
     "most_pop": ("MostPop", "baseline: most clicked items"),
     "itemcf_cosine": ("ItemCF, cosine", "baseline: item-item cosine over users' whole histories"),
     "als": ("ALS", "baseline: Spark MLlib matrix factorisation"),

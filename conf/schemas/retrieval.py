@@ -54,7 +54,7 @@ RETRIEVAL: Final = (
         "one user in one channel",
         (
             Column("user_idx", "int32", "row number in user_index"),
-            Column("channel", "string", "u2i, u2u2i, i2i, itemcf or popular"),
+            Column("channel", "string", "u2i, u2u2i, i2i, itemcf, popular or cold"),
             Column("items", "array<int32>", "item_idx, best first"),
             Column("scores", "array<float32>", "non-increasing; ties by smaller item_idx"),
         ),

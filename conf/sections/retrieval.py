@@ -49,7 +49,7 @@ class ItemCF(Section):
 class Channels(Section):
     """The retrieval channels."""
 
-    names: list[Literal["u2i", "u2u2i", "i2i", "itemcf", "popular"]] = Field(
+    names: list[Literal["u2i", "u2u2i", "i2i", "itemcf", "popular", "cold"]] = Field(
         ["u2i", "u2u2i", "i2i", "itemcf", "popular"], min_length=1, description="channels run, in order of priority"
     )
     top: Positive = Field(200, description="candidates per user and channel, at most")

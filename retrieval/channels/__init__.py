@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from conf.sections.retrieval import Channels
-from retrieval.channels import i2i, itemcf, popular, u2i, u2u2i
+from retrieval.channels import cold, i2i, itemcf, popular, u2i, u2u2i
 from retrieval.ragged import Ragged
 from retrieval.world import Users, World
 
@@ -20,6 +20,7 @@ CHANNELS: Final[Mapping[str, Channel]] = {
     "i2i": i2i.recommend,
     "itemcf": itemcf.recommend,
     "popular": popular.recommend,
+    "cold": cold.recommend,
 }
 
 

@@ -8,8 +8,9 @@ import pytest
 from conf.sections.retrieval import Channels
 from retrieval.channels import CHANNELS, build_channel
 from retrieval.ragged import Ragged
+from retrieval.scoring import nearest_unseen
 from retrieval.world import Users
-from tests.retrieval.small_world import TWINS, lists_of, make_case
+from tests.retrieval.small_world import TWINS, flat_index, lists_of, make_case
 
 SETTINGS = Channels.model_validate(
     {"top": 12, "u2u2i": {"neighbours": 5, "profile": 8}, "i2i": {"neighbours": 4, "history": 6}, "itemcf": {"history": 7}}
@@ -36,8 +37,8 @@ def block(users: Users, start: int, stop: int) -> Users:
 
 
 def test_every_channel_of_the_settings_is_there_and_has_a_twin():
-    assert set(CHANNELS) == set(TWINS) == set(Channels().names)
-    with pytest.raises(ValueError, match="unknown channel 'u2x'; known: i2i, itemcf, popular, u2i, u2u2i"):
+    assert set(CHANNELS) == set(TWINS) == set(Channels(names=list(CHANNELS)).names)
+    with pytest.raises(ValueError, match="unknown channel 'u2x'; known: cold, i2i, itemcf, popular, u2i, u2u2i"):
         build_channel("u2x")
 
 
@@ -123,7 +124,7 @@ def test_p7_5_filtered_list_is_the_unfiltered_list_without_the_seen(name, seen):
 def test_p7_2_scores_of_the_three_channels_lie_in_0_1(name):
     case = make_case(seed=9, interests=2)
     lists = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
-    low, high = {"u2i": (-1, 1), "u2u2i": (0, 1), "i2i": (0, 1)}.get(name, (0, np.inf))
+    low, high = {"u2i": (-1, 1), "cold": (-1, 1), "u2u2i": (0, 1), "i2i": (0, 1)}.get(name, (0, np.inf))
     scores = [score for one in lists for _, score in one]
     assert scores
     assert low <= min(scores)
@@ -172,11 +173,11 @@ def test_p4_7_copies_of_one_vector_equal_one_vector(name, interests):
 
 @every_channel
 def test_empty_history_follows_the_table_of_edge_cases(name):
-    """u2i and u2u2i normal (they have a vector), popular normal, i2i and itemcf empty: never filled from elsewhere."""
+    """u2i, u2u2i and cold normal (they have a vector), popular normal, i2i and itemcf empty: never filled from elsewhere."""
     case = make_case(seed=14)
     assert case.histories[0] == []
     one = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))[0]
-    assert bool(one) == (name in ("u2i", "u2u2i", "popular"))
+    assert bool(one) == (name in ("u2i", "u2u2i", "popular", "cold"))
 
 
 @every_channel
@@ -191,3 +192,56 @@ def test_a_user_who_has_seen_everything_gets_nothing(name):
     everything = Ragged.of([sorted(case.item_vectors)] * len(case.users))
     found = CHANNELS[name](replace(case.users, seen=everything), case.world, SETTINGS)
     assert lists_of(found) == [[]] * len(case.users)
+
+
+@every_channel
+def test_no_channel_pads_from_another(name):
+    """Whatever else runs, or whatever the other channels find, a channel's list is the same: here the others' tables are emptied."""
+    case = make_case(seed=17)
+    full = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    reads = {
+        "u2i": ("items",),
+        "u2u2i": ("items", "profiles"),
+        "i2i": ("items", "similar_items"),
+        "itemcf": ("items", "met_items", "clicks"),
+    }
+    reads |= {"popular": ("items", "clicks", "popular"), "cold": ("items", "new_items")}
+    none = Ragged.empty(0)
+    empty = {"similar_items": none, "met_items": none, "profiles": none, "popular": case.world.popular[:0]}
+    alone = replace(case.world, **{table: nothing for table, nothing in empty.items() if table not in reads[name]})
+    assert lists_of(CHANNELS[name](case.users, alone, SETTINGS)) == full
+
+
+@pytest.mark.parametrize("name", ["u2i", "cold"])
+@pytest.mark.parametrize("interests", [1, 2])
+def test_p7_5_users_who_have_seen_nearly_everything_near_them_get_exact_lists(name, interests):
+    """From nothing seen to all but the farthest items: as many searches as it takes, and the same as the formula."""
+    case = make_case(seed=18, num_users=12, num_items=400, interests=interests, ties=False)
+    everything = [
+        [i for i, _ in TWINS["u2i"](replace(case, seen=[set()] * 12), user, SETTINGS.model_copy(update={"top": 400}))] for user in range(12)
+    ]
+    seen = [sorted(near[: 30 * user]) for user, near in enumerate(everything)]
+    seen[5] = sorted(everything[5][20:])  # the nearest are left
+    filtered = replace(case, users=replace(case.users, seen=Ragged.of(seen)), seen=[set(one) for one in seen])
+    found = lists_of(CHANNELS[name](filtered.users, filtered.world, SETTINGS))
+    close(found, [TWINS[name](filtered, user, SETTINGS) for user in range(12)])
+
+
+def test_a_user_who_has_seen_much_costs_a_search_no_larger_than_needed():
+    """20,000 of 30,000 items seen, none of them near: two searches' worth of rows is asked for, not 20,000."""
+    rng = np.random.default_rng(19)
+    vectors = rng.normal(size=(30_000, 4)).astype(np.float32)
+    index, asked = flat_index(np.arange(30_000), vectors), []
+
+    class Counting:
+        def search(self, queries, num):
+            asked.append(num)
+            return index.searcher.search(queries, num)
+
+    users = vectors[:2, None, :]
+    order = np.argsort(-(index.vectors @ index.vectors[0]), kind="stable")
+    seen = Ragged.of([sorted(order[10_000:].tolist()), [0, 1]])
+    found = nearest_unseen(replace(index, searcher=Counting()), users, seen, 50)
+    assert found.values[:50].tolist() == order[:50].tolist()
+    assert found.lengths.tolist() == [50, 50]
+    assert max(asked) <= 256

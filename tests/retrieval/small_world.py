@@ -7,12 +7,13 @@ import numpy as np
 
 from retrieval.ragged import Ragged
 from retrieval.vector_index import VectorIndex, unit
-from retrieval.world import Users, most_clicked, seen_items
+from retrieval.world import Users, most_clicked, seen_items, unclicked
 
 
 @dataclass(frozen=True)
 class ArrayWorld:
     items: VectorIndex
+    new_items: VectorIndex
     similar_items: Ragged
     met_items: Ragged
     profiles: Ragged
@@ -78,7 +79,7 @@ class Case:
 
 def make_case(*, seed=0, num_users=25, num_items=60, dim=6, interests=1, seen="train_and_history", is_unit=True, last=5, ties=True):
     """Random, with ties on purpose: vectors of small integers, some of them twice; user 1 has no history; every 7th item may not be
-    recommended; item 5 is a zero vector and user 2 too."""
+    recommended; item 5 is a zero vector and user 2 too; nobody clicked the last 8 items."""
     rng = np.random.default_rng(seed)
     draw = (lambda *shape: rng.integers(-2, 3, shape)) if ties else (lambda *shape: rng.normal(size=shape))
     items = {i: draw(dim).astype(np.float32) for i in range(1, num_items + 1)}
@@ -86,7 +87,7 @@ def make_case(*, seed=0, num_users=25, num_items=60, dim=6, interests=1, seen="t
     items[11] = items[10].copy()
     vectors = draw(num_users, interests, dim).astype(np.float32)
     vectors[1] = 0
-    histories = [rng.integers(1, num_items + 1, rng.integers(1, 25)).tolist() for _ in range(num_users)]
+    histories = [rng.integers(1, num_items - 7, rng.integers(1, 25)).tolist() for _ in range(num_users)]
     histories[0] = []
     ids = [i for i in items if i % 7]
     index = flat_index(ids, np.stack([items[i] for i in ids]), is_unit=is_unit)
@@ -108,6 +109,7 @@ def make_case(*, seed=0, num_users=25, num_items=60, dim=6, interests=1, seen="t
 
     world = ArrayWorld(
         items=index,
+        new_items=unclicked(clicks, index),
         similar_items=keyed(similar, num_items + 1),
         met_items=keyed(met, num_items + 1),
         profiles=Ragged.of([profiles.get(u, []) for u in range(num_users + 1)]),
@@ -180,4 +182,12 @@ def slow_popular(case, user, settings):
     return top_of({i: clicks[i] for i in case.recommendable if clicks[i] > 0 and i not in case.seen[user]}, settings.top)
 
 
-TWINS = {"u2i": slow_u2i, "u2u2i": slow_u2u2i, "i2i": slow_i2i, "itemcf": slow_itemcf, "popular": slow_popular}
+def slow_cold(case, user, settings):
+    score, clicks = cosine if case.world.items.is_unit else dot, case.world.clicks
+    among = [i for i in case.recommendable if not case.histories[user] or clicks[i] == 0]
+    return top_of(
+        {i: max(score(v, case.item_vectors[i]) for v in case.vectors[user]) for i in among if i not in case.seen[user]}, settings.top
+    )
+
+
+TWINS = {"u2i": slow_u2i, "u2u2i": slow_u2u2i, "i2i": slow_i2i, "itemcf": slow_itemcf, "popular": slow_popular, "cold": slow_cold}

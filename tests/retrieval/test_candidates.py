@@ -11,7 +11,7 @@ from retrieval.candidates_quotas import valid_clicks
 from retrieval.merge import merge as merge_lists
 from retrieval.merge_quotas import learn_quotas
 from retrieval.ragged import Ragged
-from retrieval.world import Users, most_clicked, seen_items
+from retrieval.world import Users, most_clicked, seen_items, unclicked
 from tests.retrieval.day import (
     DS,
     HELD_OUT,
@@ -52,7 +52,7 @@ def case_of(day):
         seen_items(history, day.settings.channels.seen, last=day.settings.model.history),
         none,
     )
-    world = ArrayWorld(index, none, none, none, clicks, most_clicked(clicks, index))
+    world = ArrayWorld(index, unclicked(clicks, index), none, none, none, clicks, most_clicked(clicks, index))
     profiles = {u: newest_distinct(items, day.settings.channels.u2u2i.profile) for u, items in day.train.items()}
     near = [pairs["user"][u] for u in range(1, NUM_USERS + 1)]
     return Case(world, users, users.vectors, items, histories, [set(h) for h in histories], near, pairs["item"], met, profiles)
