@@ -73,6 +73,12 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.candidates",
         optional=("item_feat", "events"),
     ),
+    "similar": JobSpec(
+        ("index", "embeddings_user", "embeddings_item", "user_index", "item_index"),
+        ("similar_users", "similar_items"),
+        ("similar",),
+        "retrieval.similar",
+    ),
     "offline_metrics": JobSpec(
         ("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
         ("metrics_user", "metrics"),
@@ -91,8 +97,9 @@ JOBS: Final[Mapping[str, JobSpec]] = {
 
 
 def stages(settings: Settings) -> tuple[str, ...]:
-    """The jobs of a day by these settings, in its order: all but `semantics` where no way is chosen."""
-    return tuple(name for name in JOBS if name != "semantics" or settings.semantics.kind is not None)
+    """The jobs of a day by these settings, in its order: all but those that it does not ask for."""
+    asked = {"semantics": settings.semantics.kind is not None, "similar": bool(settings.similar.tables)}
+    return tuple(name for name in JOBS if asked.get(name, True))
 
 
 def outputs(job: str, settings: Settings) -> tuple[str, ...]:
@@ -146,5 +153,9 @@ def config_hash(job: str, settings: Settings) -> str:
 
 def _by_name(names: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
     fields = [f"vocab_{field.name}" for field in settings.registry().embedded]
-    wanted = [entry for entry in names if entry != "cooc_pairs" or settings.cooc.keep_pairs]
+    asked = {
+        "cooc_pairs": settings.cooc.keep_pairs,
+        **{table: table in settings.similar.tables for table in JOBS["similar"].outputs},
+    }
+    wanted = [entry for entry in names if asked.get(entry, True)]
     return tuple(name for entry in wanted for name in (fields if entry == VOCABULARIES else [entry]))

@@ -18,7 +18,7 @@ from conf.names import FIELD_NAME, MASK_COLUMN, RESERVED_COLUMNS
 from conf.schemas.table import Shape
 from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabulary
 from conf.sections.evaluation import Evaluation, Gates, Report
-from conf.sections.retrieval import Channels, Index, Merge
+from conf.sections.retrieval import Channels, Index, Merge, Similar
 from conf.sections.section import CrossFaultsError, Section
 from conf.sections.semantics import Semantics
 from conf.sections.source import FieldSpec, Source
@@ -48,6 +48,7 @@ class Settings(Section):
     index: Index = Index()
     channels: Channels = Channels()
     merge: Merge = Merge()
+    similar: Similar = Similar()
     gates: Gates = Gates()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()

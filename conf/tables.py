@@ -15,7 +15,7 @@ from conf.fields import Registry
 from conf.schemas.data import DATA
 from conf.schemas.evaluation import EVALUATION
 from conf.schemas.retrieval import RETRIEVAL
-from conf.schemas.table import Shape, Table
+from conf.schemas.table import Column, Shape, Table
 
 SCHEMA_VERSION: Final = 1
 _DEFAULT_SHAPE: Final = Shape()
@@ -48,13 +48,14 @@ def resolve(name: str, registry: Registry, shape: Shape = _DEFAULT_SHAPE) -> Tab
 
 
 def with_key_types(table: Table, user_key_type: str, item_key_type: str) -> Table:
-    """A published table whose business keys have the types they came with ('string' or 'int64')."""
-    types = {
-        "user_key": user_key_type,
-        "item_key": item_key_type,
-        "item_keys": f"array<{item_key_type}>",
-    }
-    return replace(table, columns=tuple(replace(c, type=types.get(c.name, c.type)) for c in table.columns))
+    """The table with its business keys in the types they came with ('string' or 'int64')."""
+    types = {"user": user_key_type, "item": item_key_type}
+
+    def typed(column: Column) -> Column:
+        side = table.business_keys.get(column.name)
+        return column if side is None else replace(column, type=column.type.replace("string", types[side]))
+
+    return replace(table, columns=tuple(map(typed, table.columns)))
 
 
 def check_columns(table: Table, found: Mapping[str, str], *, samples: Mapping[str, object] | None = None) -> list[Fault]:

@@ -16,6 +16,7 @@ from retrieval.channels import build_channel
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
+from retrieval.similarity import one_row_each
 from retrieval.vector_index import index_files
 from retrieval.world import StoredWorld, Users, users_of
 from spark_jobs.job import Context, Job, Output, main
@@ -95,11 +96,7 @@ def stored_world(context: Context) -> StoredWorld:
 
 def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user: DataFrame, *, interests: int) -> DataFrame:
     """What `make_recommend` reads: user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
-    vectors = embeddings_user
-    if interests > 1:
-        vectors = vectors.groupBy("idx").agg(F.array_sort(F.collect_list(F.struct("interest", "vector"))).alias("rows"))
-        vectors = vectors.select("idx", F.flatten(F.col("rows.vector")).alias("vector"))
-    vectors = vectors.select(F.col("idx").alias("user_idx"), "vector")
+    vectors = one_row_each(embeddings_user, interests=interests).withColumnRenamed("idx", "user_idx")
     neighbours = neighbours_user.withColumnRenamed("idx", "user_idx")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
     # by user: the files of user_state may be fewer than the cores

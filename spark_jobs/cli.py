@@ -173,6 +173,7 @@ _JOB_DOCS: Mapping[str, str] = {
     "index": "embeddings -> FAISS index, its recall measured",
     "neighbours": "index -> neighbours_user, neighbours_item",
     "candidates": "-> channel_candidates, candidates",
+    "similar": "index -> similar_users, similar_items, where settings ask for them",
     "offline_metrics": "candidates + held-out clicks -> metrics_user, metrics",
     "report": "-> report.html, report.json",
 }

@@ -28,9 +28,7 @@ from spark_jobs.schema import hash_sums, row_hash, spark_schema, total_of, type_
 
 def _table(context: Context, name: str) -> Table:
     table = resolve(name, context.registry, context.settings.shape())
-    if name == "candidates":  # published keys have the types they came with; everywhere else keys are strings
-        return with_key_types(table, context.facts.get("user_key_type", "string"), context.facts.get("item_key_type", "string"))
-    return table
+    return with_key_types(table, context.facts.get("user_key_type", "string"), context.facts.get("item_key_type", "string"))
 
 
 def read(context: Context, name: str, manifest: Manifest | None = None) -> DataFrame:

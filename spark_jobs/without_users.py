@@ -16,13 +16,17 @@ from conf.files import open_root
 from conf.schemas.columns import ITEM_USERS
 
 # table -> the column that holds a business key of a user, or (BY_NUMBER) the row number that user_index gave it
-BY_KEY: Final = {"clicks": "user_key", "users": "user_key", "user_index": "key", "vocab_user_id": "value", "candidates": "user_key"}
+BY_KEY: Final = {
+    **dict.fromkeys(("clicks", "users", "candidates"), "user_key"),
+    **{"user_index": "key", "vocab_user_id": "value", "similar_users": "key"},
+}
 BY_NUMBER: Final = {
     **dict.fromkeys(("events", "user_state", "sessions", "samples", "channel_candidates", "metrics_user"), "user_idx"),
     **dict.fromkeys(("user_feat", "embeddings_user", "neighbours_user"), "idx"),
 }
 IN_TEXT: Final = "rejects"  # the raw text of a refused row may name anyone
 USER_TABLES: Final = frozenset({*BY_KEY, *BY_NUMBER, IN_TEXT})
+_NAMED_BESIDE: Final = {"samples": (ITEM_USERS.name,), "similar_users": ("neighbour_key",)}  # columns that name other users
 _KEYS_A_PATTERN: Final = 200  # a longer pattern makes the search slower than a second pass
 
 
@@ -34,7 +38,9 @@ def without(table: pa.Table, name: str, gone: pa.Array) -> tuple[pa.Table, int]:
     if name == IN_TEXT:
         return _without_text(table, gone)
     column = table[BY_KEY.get(name) or BY_NUMBER[name]]
-    theirs = pc.is_in(pc.cast(column, gone.type), value_set=gone)  # published keys may be integers
+    theirs = _among(column, gone)
+    if name == "similar_users":
+        theirs = pc.or_(theirs, _among(table["neighbour_key"], gone))
     kept = table.filter(pc.invert(theirs))
     num = table.num_rows - kept.num_rows
     if name == "neighbours_user":
@@ -44,6 +50,10 @@ def without(table: pa.Table, name: str, gone: pa.Array) -> tuple[pa.Table, int]:
         kept, named = _without_item_users(kept, gone)
         num += named
     return kept, num
+
+
+def _among(column: pa.ChunkedArray, gone: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(pc.cast(column, gone.type), value_set=gone)  # published keys may be integers
 
 
 def _without_text(table: pa.Table, keys: pa.Array) -> tuple[pa.Table, int]:
@@ -98,7 +108,7 @@ def clean_file(source: str, name: str, gone: pa.Array, target: str | None = None
         file = pq.ParquetFile(handle)
         groups = range(file.num_row_groups)
         if target is None:
-            read = {BY_KEY.get(name) or BY_NUMBER.get(name, "raw"), *{"samples": [ITEM_USERS.name]}.get(name, [])}
+            read = {BY_KEY.get(name) or BY_NUMBER.get(name, "raw"), *_NAMED_BESIDE.get(name, ())}
             columns = None if name == "neighbours_user" else sorted(read & set(file.schema_arrow.names))
             return sum(without(file.read_row_group(group, columns=columns), name, gone)[1] for group in groups)
         num = 0

@@ -77,6 +77,7 @@ RETRIEVAL: Final = (
         ),
         ("user_key", "item_key"),
         derived=True,
+        business_keys={"user_key": "user", "item_key": "item"},
     ),
     Table(
         "candidates_lists",
@@ -93,5 +94,32 @@ RETRIEVAL: Final = (
         ),
         ("user_key",),
         derived=True,
+        business_keys={"user_key": "user", "item_keys": "item"},
+    ),
+    Table(
+        "similar_users",
+        "published where `similar.users` asks for it: one neighbour of one user",
+        (
+            Column("key", "string", "the user; business key, in the type it came with"),
+            Column("rank", "int32", "1 = nearest"),
+            Column("neighbour_key", "string", "another user, one with train events; business key, in the type it came with"),
+            Column("score", "float32", "cosine; of several interests the similarity of the sets; non-increasing in rank"),
+        ),
+        ("key", "neighbour_key"),
+        derived=True,
+        business_keys={"key": "user", "neighbour_key": "user"},
+    ),
+    Table(
+        "similar_items",
+        "published where `similar.items` asks for it: one neighbour of one item",
+        (
+            Column("key", "string", "the item; business key, in the type it came with"),
+            Column("rank", "int32", "1 = nearest"),
+            Column("neighbour_key", "string", "another item, one that may be recommended; business key, in the type it came with"),
+            Column("score", "float32", "cosine; non-increasing in rank"),
+        ),
+        ("key", "neighbour_key"),
+        derived=True,
+        business_keys={"key": "item", "neighbour_key": "item"},
     ),
 )

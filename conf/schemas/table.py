@@ -1,10 +1,10 @@
 """What a table is declared with: its columns, and what of the settings decides them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from conf.fields import Registry
+from conf.fields import Registry, Side
 
 View = Literal["a", "b"]
 Strategy = Literal["random_p", "rfm", "cfm"]  # of the masks; see conf.masks
@@ -33,7 +33,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """row: what one row is. key: columns unique together. derived: values of a trained model, whose content hashes round floats."""
+    """row: what one row is. key: columns unique together. derived: values of a trained model, whose content hashes round floats.
+
+    business_keys: column -> user or item, of a published table: keys that have the type they came with. Everywhere else keys are strings.
+    """
 
     name: str
     row: str
@@ -43,6 +46,7 @@ class Table:
     may_be_empty: bool = False
     extra: Callable[[Registry, "Shape"], tuple[Column, ...]] | None = None
     extra_doc: str = ""
+    business_keys: Mapping[str, Side] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

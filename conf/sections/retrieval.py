@@ -95,3 +95,15 @@ class Merge(Section):
         return frozenset(
             ["item_feat"] * (self.category_field is not None) + ["events"] * (self.kind == "quota" and self.quotas == "learned")
         )
+
+
+class Similar(Section):
+    """Neighbours published under business keys."""
+
+    users: Count = Field(0, description="training users published for each user, the nearest first (lookalikes); 0 = no such table")
+    items: Count = Field(0, description="items published for each item, the nearest first (more like this); 0 = no such table")
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables that these settings ask for."""
+        return frozenset(["similar_users"] * (self.users > 0) + ["similar_items"] * (self.items > 0))

@@ -38,7 +38,7 @@ def day(spark, tmp_path_factory):
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def variant(day):
     """variant(name, section={...}) -> the day under other settings: reads of main what those settings leave as it is."""
 

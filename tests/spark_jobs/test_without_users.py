@@ -18,6 +18,7 @@ def test_every_table_with_a_column_of_users_is_known(name):
         assert {BY_KEY.get(name) or BY_NUMBER.get(name, "raw")} <= columns
     else:
         assert not columns & {"user_key", "user_idx"}, f"{name} holds users: add it to spark_jobs/without_users.py"
+        assert "user" not in TABLES[name].business_keys.values(), name
         assert not name.endswith("_user")
 
 
@@ -26,6 +27,14 @@ def test_rows_go_by_key_also_where_keys_are_integers():
     assert (kept["rank"].to_pylist(), num) == ([1, 4], 2)
     kept, num = without(pa.table({"user_key": pa.array([7, 8, 88], pa.int64())}), "candidates", KEYS)
     assert (kept["user_key"].to_pylist(), kept["user_key"].type, num) == ([7, 88], pa.int64(), 1)
+
+
+def test_similar_users_lose_the_rows_of_users_and_those_that_name_one(tmp_path):
+    table = pa.table({"key": ["7", "8", "9"], "rank": [1, 1, 1], "neighbour_key": ["9", "7", "ann"], "score": [0.5, 0.4, 0.3]})
+    kept, num = without(table, "similar_users", KEYS)
+    assert (kept["key"].to_pylist(), num) == (["7"], 2)
+    pq.write_table(table, tmp_path / "similar")
+    assert clean_file(str(tmp_path / "similar"), "similar_users", KEYS) == 2
 
 
 def neighbours(rows: list[tuple[int, list[int], list[float]]]) -> pa.Table:
