@@ -22,7 +22,7 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
         own = ", ".join(f"`{table}`" for table in spec.reuses)
         reads += f"; with `cooc.increment`, its own {own} of the day that `vocabulary.previous_ds` names, if it is there"
     if spec.optional:
-        asks = "an objective asks" if job == "train" else "section `merge` asks"
+        asks = "an objective asks" if job == "train" else f"section `{'index' if job == 'index' else 'merge'}` asks"
         reads += f"; where {asks} for them, {', '.join(f'`{table}`' for table in spec.optional)}"
     writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"
@@ -30,6 +30,7 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
     if job == "train":
         given = {name: f" --set trainer.launcher={name}" for name in LAUNCHERS if name != Trainer().launcher}
         start = [f"{' '.join(launcher.words(8))} {arguments}{given.get(name, '')}" for name, launcher in LAUNCHERS.items()]
+    reads += "".join(f"; the file that `{name}` names" for name in spec.files if spec.inputs)
     reads += f"; with `--truth-ds`, of that day: {', '.join(f'`{table}`' for table in spec.later)}" if spec.later else ""
     lines = [f"- Reads: {reads}.", "- Writes:", *writes, f"- Settings: {settings}.", "", "```bash"]
     return "\n".join([*lines, f"trichannel {job} {arguments}", *start, "```"])

@@ -19,7 +19,8 @@ class JobSpec:
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
-    optional: inputs that are read only where an objective, or the merge, asks for them (`Objectives.tables`, `Merge.tables`).
+    optional: inputs that are read only where a section asks for them (property `tables` of objectives, merge and index).
+    files: settings that name files of the user's, whose change makes the job run anew.
     """
 
     inputs: tuple[str, ...]
@@ -31,10 +32,16 @@ class JobSpec:
     continues: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 JOBS: Final[Mapping[str, JobSpec]] = {
-    "ingest": JobSpec((), ("clicks", "users", "items", "rejects"), ("source", "model.fields")),  # the fields are columns of its tables
+    "ingest": JobSpec(
+        (),
+        ("clicks", "users", "items", "rejects"),
+        ("source", "model.fields"),  # the fields are columns of its tables
+        files=("source.path", "source.attributes", "source.users.path", "source.items.path", "source.erasure"),
+    ),
     "vocabulary": JobSpec(
         ("clicks", "users", "items"),
         ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),
@@ -56,7 +63,14 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         optional=("cooc", "cooc_pairs", "sem_nn"),
     ),
     "embed": JobSpec(("model", "user_state", "user_feat", "item_feat"), ("embeddings_user", "embeddings_item"), (), "retrieval.embed"),
-    "index": JobSpec(("embeddings_user", "embeddings_item", "user_state", "item_feat"), ("index",), ("index",), "retrieval.index"),
+    "index": JobSpec(
+        ("embeddings_user", "embeddings_item", "user_state", "item_feat", "item_index"),
+        ("index",),
+        ("index",),
+        "retrieval.index",
+        optional=("item_index",),
+        files=("index.blocklist",),
+    ),
     "neighbours": JobSpec(
         ("index", "embeddings_user", "embeddings_item", "user_state"),
         ("neighbours_user", "neighbours_item"),
@@ -110,7 +124,7 @@ def outputs(job: str, settings: Settings) -> tuple[str, ...]:
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
     """The tables the job reads, vocabularies by name; those that the day does not make or nothing asks for are left out."""
     made = stages(settings)
-    unused = set(JOBS[job].optional) - settings.objectives.tables - settings.merge.tables
+    unused = set(JOBS[job].optional) - settings.objectives.tables - settings.merge.tables - settings.index.tables
     return tuple(table for table in _by_name(JOBS[job].inputs, settings) if table not in unused and producer(table) in made)
 
 

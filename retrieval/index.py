@@ -21,6 +21,7 @@ from conf.errors import BadDataError, Fault, GateError, SettingsError
 from conf.fields import FIRST_ID, Registry
 from conf.files import hash_file, storage_faults
 from conf.sections.retrieval import Index
+from retrieval.blocklist import blocked_items
 from retrieval.ragged import F32, I32, Bools
 from retrieval.vector_index import VectorIndex, flat_vectors, set_nprobe, unit
 from retrieval.worker import read_columns
@@ -86,22 +87,23 @@ def read_vectors(files: Sequence[str]) -> Vectors:
 
 
 def recommendable(context: Context, items: Vectors) -> I32:
-    """item_idx of the items that may be recommended: eligible, and with at least one field the vocabularies know.
+    """item_idx of the items that may be recommended: eligible, not blocked, and with at least one field the vocabularies know.
 
     An item of which nothing is known has the vector of every other such item: a search could not tell them apart.
     """
     table = read_columns(context.files("item_feat"))
     eligible, known = table["eligible"].to_numpy(), has_known_field(table, context.registry)
-    chosen: I32 = table["idx"].to_numpy()[eligible & known]
-    counts = {"catalogue": len(table), "indexed": len(chosen), "not_eligible": int((~eligible).sum())}
-    context.counters["index_items"] = {**counts, "nothing_known": int((eligible & ~known).sum())}
+    usable, blocked = eligible & known, np.isin(table["idx"].to_numpy(), blocked_items(context))
+    chosen: I32 = table["idx"].to_numpy()[usable & ~blocked]
+    left_out = {"not_eligible": ~eligible, "nothing_known": eligible & ~known, "blocked": usable & blocked}
+    counts = {name: int(which.sum()) for name, which in left_out.items()}
+    context.counters["index_items"] = {"catalogue": len(table), "indexed": len(chosen), **counts}
     missing = np.setdiff1d(chosen, items.idx)
     if len(missing):
-        raise BadDataError(
-            f"embeddings_item, ds={context.ds}", [Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")]
-        )
+        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")
+        raise BadDataError(f"embeddings_item, ds={context.ds}", [fault])
     if not len(chosen):
-        fault = Fault("no item may be recommended", f"{len(table)} items, none both eligible and with a known field")
+        fault = Fault("no item may be recommended", f"{len(table)} items, none eligible, with a known field and not blocked")
         raise BadDataError(f"item_feat, ds={context.ds}", [fault])
     return chosen
 

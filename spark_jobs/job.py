@@ -8,6 +8,7 @@ import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from pyarrow import fs as pafs
@@ -132,22 +133,31 @@ def inputs_seen(
     # What an earlier day keeps, a new name on the erasure list must reach, too, though the clicks of today be the same.
     if not manifests or (previous and asked.settings.source.erasure is not None):
         seen["source"] = source_state(asked.settings)
+    elif any(given_files(job, asked.settings)):
+        seen["source"] = state_of(given_files(job, asked.settings))
     return seen
 
 
+def given_files(job: str, settings: Settings) -> list[str]:
+    """The paths of the user's own files that the job reads by these settings."""
+    return [path for name in jobs.JOBS[job].files if (path := attrgetter(name)(settings)) is not None]
+
+
 def source_state(settings: Settings) -> str:
-    """What the raw files look like now (names, sizes, times), so that changed raw data is never taken for ingested data; and the key."""
-    source, parts = settings.source, []
-    for path in (source.path, source.attributes, source.users.path, source.items.path, source.erasure):
-        if path is None:
-            continue
+    """State of the raw files, so that changed raw data is never taken for ingested data; and of the key of pseudonyms."""
+    key = key_of(settings.source)
+    return state_of(given_files("ingest", settings), [key.fingerprint] if key else [])
+
+
+def state_of(paths: Sequence[str], more: Sequence[str] = ()) -> str:
+    """16 hex digits: what the files look like now, by names, sizes and times; of a folder all that lies under it."""
+    parts = []
+    for path in paths:
         filesystem, root = open_root(path)
         info = filesystem.get_file_info(root)
         infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True)) if info.type == pafs.FileType.Directory else [info]
         parts += [f"{i.path} {i.size} {i.mtime_ns}" for i in sorted(infos, key=lambda i: str(i.path))]
-    key = key_of(source)
-    parts += [key.fingerprint] if key else []
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join([*parts, *more]).encode()).hexdigest()[:16]
 
 
 __all__ = [

@@ -15,6 +15,16 @@ class Index(Section):
     min_recall: Share = Field(0.95, description="recall@recall_at against exact search below which the index is refused")
     recall_at: Positive = Field(50, description="N of the measured recall")
     recall_queries: Positive = Field(1_000, description="queries of the measurement")
+    blocklist: str | None = Field(
+        None,
+        min_length=1,
+        description="items never recommended, by published key: csv, Parquet or text file; null = none",
+    )
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables that are read only where these settings ask for them."""
+        return frozenset(["item_index"] * (self.blocklist is not None))
 
 
 class U2I(Section):

@@ -28,7 +28,7 @@ def test_items_that_are_eligible_and_known_and_users_with_train_events_are_index
     vectors = {row["idx"]: row["vector"] for row in table(day, "embeddings_item")}
     np.testing.assert_array_equal(items.vectors, unit(np.array([vectors[i] for i in items.ids.tolist()], dtype=np.float32)))
     counted = manifest(day, "index").counters
-    assert counted["index_items"] == {"catalogue": NUM_ITEMS, "indexed": NUM_ITEMS - 2, "not_eligible": 1, "nothing_known": 1}
+    assert counted["index_items"] == {"catalogue": NUM_ITEMS, "indexed": NUM_ITEMS - 2, "not_eligible": 1, "nothing_known": 1, "blocked": 0}
     assert counted["index_users"] == {"indexed": len(day.train), "no_train_events": 40 - len(day.train)}
 
 
