@@ -1,4 +1,4 @@
-"""The whole training with tables that are divided over the workers: published whole, cut, taken up by as many workers and by others."""
+"""The whole training cut and taken up by as many workers and by others, with tables divided over the workers and with whole ones."""
 
 import os
 import subprocess
@@ -67,21 +67,21 @@ def test_one_worker_cuts_and_publishes_tables_whole(tmp_path: Path, asked: Asked
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["ddp", "horovod"])
-def test_several_workers_cut_and_go_on_with_another_number(tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize(("launcher", "sharded"), [("ddp", FIELDS), ("horovod", FIELDS), ("horovod", [])], ids=["ddp", "horovod", "whole"])
+def test_workers_cut_and_go_on_with_another_number(tmp_path: Path, launcher: str, sharded: list[str]) -> None:
+    """A checkpoint of one number of workers serves another, with tables divided over them and with whole ones."""
     if launcher == "horovod":
         pytest.importorskip("horovod.torch", reason="Horovod is not installed; scripts/build_horovod makes it")
-    settings = settings_of(tmp_path / "root", launcher=launcher, workers=2)
+    settings = settings_of(tmp_path / "root", launcher=launcher, workers=2, sharded_tables=sharded)
     publish(settings)
-    assert train(settings, tmp_path, launcher, 2, "whole") == 0
+    assert train(settings, tmp_path, launcher, 2, "uncut") == 0
+    uncut = weights(settings, "uncut")
     cut = str(Path(__file__).with_name("cut_step.py"))
-    for variant, workers in (("same", 2), ("more", 3), ("one", 1)):
-        assert train(settings, tmp_path, launcher, 2, variant, script=(cut,)) != 0
-        assert train(settings, tmp_path, launcher, workers, variant, "--resume") == 0
-    whole = weights(settings, "whole")
-    assert_alike(weights(settings, "same"), whole, 0)
-    assert_alike(weights(settings, "more"), whole, 1e-3)
-    assert_alike(weights(settings, "one"), whole, 1e-3)
+    for before, after, atol in ((2, 2, 0), (2, 3, 1e-3), (2, 1, 1e-3), (1, 2, 1e-3)):
+        variant = f"from{before}to{after}"
+        assert train(settings, tmp_path, launcher, before, variant, script=(cut,)) != 0
+        assert train(settings, tmp_path, launcher, after, variant, "--resume") == 0
+        assert_alike(weights(settings, variant), uncut, atol)
 
 
 def train(
