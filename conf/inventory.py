@@ -106,8 +106,7 @@ def _is_known(table: str) -> bool:
 def survey(settings: Settings) -> Inventory:
     """Look at every variant under settings.storage.root; run folders are found, but not opened."""
     root = Store.of(settings)
-    names = [info.base_name for info in _folders(root, root.base) if NAME.fullmatch(info.base_name)]
-    stock = Inventory({name: Store.of(settings, name) for name in names})
+    stock = Inventory({name: Store.of(settings, name) for name in root.variants()})
     for variant, store in stock.stores.items():
         base = f"{store.base}/{variant}"
         # Locks first: who commits while we look is then seen at work, or else its pointer is.

@@ -12,6 +12,7 @@ from conf.errors import BadDataError, Fault
 from conf.files import open_root, storage_faults, write_atomic
 from conf.lock import Lock
 from conf.manifest import Manifest, Record
+from conf.names import NAME
 
 MAIN = "main"
 
@@ -50,6 +51,11 @@ class Records:
     def current(self, job: str, ds: str, variant: str | None = None) -> Record | None:
         """The committed record of the job for the day in this variant (or the given one), or None."""
         return self.read_record(self._pointer(job, ds, variant or self.variant))
+
+    def variants(self) -> list[str]:
+        """Every variant under the root, in order of name; folders that cannot be one are passed over."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.base, allow_not_found=True))
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory and NAME.fullmatch(i.base_name))
 
     def days(self, job: str, variant: str | None = None) -> list[str]:
         """Committed days of the job, oldest first; the last one is "latest"."""

@@ -114,6 +114,22 @@ def _grid(arguments: Arguments) -> int:
     return grid(request(arguments), arguments.name, Options(arguments.seeds, seconds_of(arguments.budget), out))
 
 
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "A and B: variant[/channel][@ds]. Left out: the variant is that of --variant, the channel merged, the day that of --ds. "
+        "Several trainings of a side: a,b,c or 'name-s*'."
+    )
+    parser.add_argument("a", metavar="A", help="the baseline, for instance main/u2i@2026-01-31")
+    parser.add_argument("b", metavar="B", help="what is compared with it")
+    parser.add_argument("--out", metavar="FILE", help="write all numbers as JSON there, too")
+
+
+def _compare(arguments: Arguments) -> int:
+    from spark_jobs.compare import compare
+
+    return compare(request(arguments), arguments.a, arguments.b, out=arguments.out)
+
+
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="onnx", metavar="KIND", help="onnx or torchscript (default: onnx)")
     parser.add_argument("--out", default="towers", metavar="FOLDER", help="where user.* and item.* go (default: towers)")
@@ -186,6 +202,7 @@ VERBS: Mapping[str, Verb] = {
     "backfill": verb("run many days, the oldest first; one that fails stops no other", _backfill, _backfill_options),
     "sweep": verb("train a day's model many times with other settings, and compare", _sweep, _sweep_options),
     "grid": verb("fill a table of the MIC or MicRec paper on this data, cell by cell", _grid, _grid_options),
+    "compare": verb("whether one variant, channel or day is better than another, user by user", _compare, _compare_options),
     "export": verb("write the two towers of a day's model as ONNX or TorchScript", _export, _export_options),
     "init": verb("look at raw data and write settings that run", _init, _init_options, common=False),
     "config": verb("print the resolved settings, each key with its meaning", _config),

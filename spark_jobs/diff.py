@@ -46,10 +46,10 @@ def version(asked: Request, table: str, ds: str, run_id: str | None) -> Manifest
         return store.manifest(table, ds, asked.settings)
     if run_id not in store.runs(job, ds):
         known = f"known: {', '.join(store.runs(job, ds)) or 'none'}"
-        raise UsageError(f"diff {table}, ds={ds}", [Fault(f"no committed run {run_id}", known, f"see: trichannel runs {job} --ds {ds}")])
+        raise UsageError(f"table {table}, ds={ds}", [Fault(f"no committed run {run_id}", known, f"see: trichannel runs {job} --ds {ds}")])
     record = store.read_record(store.record_path(job, ds, run_id)) or store.current(job, ds)
     if record is None or table not in record.tables:
-        raise NotReadyError(f"diff {table}, ds={ds}", [Fault(f"run {run_id} has no table {table}")])
+        raise NotReadyError(f"table {table}, ds={ds}", [Fault(f"run {run_id} has no table {table}")])
     return store.load_manifest(table, record)
 
 

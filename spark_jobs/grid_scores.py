@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from scipy import stats
 
 from conf.command import Request
-from conf.files import open_root
 from spark_jobs.grids.layout import Column
+from spark_jobs.published_rows import rows_of
 
 Floats = npt.NDArray[np.float64]
 HIT = "hit"  # share of all held-out clicks found: not in table metrics, which averages over users
@@ -64,9 +63,7 @@ def per_user(rows: pa.Table, column: Column) -> Floats:
 
 
 def _rows(own: Request, table: str, where: pc.Expression | None, columns: list[str] | None = None) -> pa.Table:
-    store = own.store
-    files = [open_root(uri) for uri in store.files_of(store.manifest(table, own.ds, own.settings))]
-    return pads.dataset([path for _, path in files], filesystem=files[0][0], format="parquet").to_table(columns=columns, filter=where)
+    return rows_of(own.store, own.store.manifest(table, own.ds, own.settings), where=where, columns=columns)
 
 
 # ---- gains -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ def test_overview_is_the_golden_text(capsys):
     assert capsys.readouterr().out == (GOLDEN / "overview.txt").read_text()
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "backfill", "rollback", "gc", "erase", "diff", "path", "init"])
+@pytest.mark.parametrize("verb", ["run", "plan", "backfill", "rollback", "gc", "erase", "diff", "compare", "path", "init"])
 def test_help_of_a_verb_is_the_golden_text(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
