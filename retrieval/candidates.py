@@ -13,6 +13,7 @@ from conf.errors import BadDataError, Fault
 from conf.sections.retrieval import Channels, Merge
 from retrieval.candidates_quotas import learn, valid_clicks
 from retrieval.channels import build_channel
+from retrieval.gates import check_lists
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
@@ -52,6 +53,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
         recommender = replace(recommender, merge=with_quotas(context, users, tables["events"], world, recommender))
     made = users.mapInArrow(make_recommend(world.held, recommender), schema(world.item_key_type)).persist()  # both outputs read it
     count(context, made)
+    check_lists(context, made)
     keyed = with_user_keys(made, tables["user_index"], facts.get("user_key_type", "string"))
     stamped = keyed.select("*", *stamps(context.ds, str(facts["model_id"]), context.run_id))
     published = as_lists(stamped) if settings.merge.layout == "lists" else as_rows(stamped)

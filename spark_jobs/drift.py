@@ -14,11 +14,11 @@ from pyspark.sql import functions as F
 
 from conf.errors import Fault, GateError
 from conf.fields import Field
+from conf.last_days import last_days
 from conf.manifest import Manifest
 from conf.sections.evaluation import Drift
 from conf.sections.source import Source
 from spark_jobs.job import Context
-from spark_jobs.last_days import last_days
 
 Measures = Mapping[str, float]  # "clicks_per_user", "new_items", "nulls.<users|items>.<field>"
 

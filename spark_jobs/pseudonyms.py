@@ -14,9 +14,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import Fault, SettingsError
+from conf.last_days import last_days
 from conf.sections.source import Pseudonyms
 from spark_jobs.context import Context
-from spark_jobs.last_days import last_days
 from spark_jobs.secret_key import Key
 from spark_jobs.sources.raw import Raw
 

@@ -48,7 +48,7 @@ def publish_model(
         [FileEntry("model.pt", 0, model.bytes, model.sha256), FileEntry("metrics.jsonl", 0, num_bytes, sha256)],
         rows=0,
         content_hash=f"0:{model_id.rsplit('-', 1)[1]}",
-        facts=facts | {"model_id": model_id},
+        facts=facts | {"model_id": model_id, "valid_recall": fitted.progress.best_recall},
         counters=counters,
         versions=versions(),
     )

@@ -23,6 +23,18 @@ class Drift(Section):
     )
 
 
+class Lists(Section):
+    """How far the candidates of a day may fall behind those of the last days; null = as far as they like."""
+
+    days: int = Field(7, ge=0, description="committed days of candidates before ds, in this variant, to compare with; 0 = measure nothing")
+    min_days: Positive = Field(3, description="a measure that fewer of those days have gets no verdict; decision")
+    users: Share | None = Field(0.3, description="relative: users, by this share below the least of those days; decision")
+    items_per_user: Share | None = Field(0.2, description="relative: items of a list, on average; decision")
+    coverage: Share | None = Field(0.3, description="relative: share of the recommendable items that stand in any list; decision")
+    fallback: Share | None = Field(0.2, description="absolute: share of users without history, above the most of those days; decision")
+    valid_recall: Share | None = Field(0.2, description="relative: recall of the model on valid clicks, where there are any; decision")
+
+
 class Gates(Section):
     """What refuses to publish (exit 4)."""
 
@@ -30,6 +42,7 @@ class Gates(Section):
     min_rows: Positive = Field(1, description="rows that every table not marked as possibly empty needs")
     unique_keys: bool = Field(True, description="check that the key columns of each table are unique")
     drift: Drift = Drift()
+    lists: Lists = Lists()
 
 
 class Als(Section):
