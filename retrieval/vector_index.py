@@ -145,24 +145,26 @@ def _dots(left: F32, left_rows: I64, right: F32, right_rows: I64) -> F64:
 class IndexFiles:
     """One index of the artefact: where its files are and what they must hash to. Small: it travels to the executors.
 
-    sha256: file name -> sha256. nprobe: lists an IVF index looks into.
+    sha256: file name -> sha256. effort: as in `set_effort`.
     """
 
     folder: str
     name: str
     is_unit: bool
-    nprobe: int
+    effort: int
     sha256: Mapping[str, str]
 
     def open(self) -> VectorIndex:
         """Load it, every file checked against its sha256 first: a damaged index file could make FAISS corrupt memory.
 
+        Rows and codes stay in the file, mapped into memory: the Python workers of a machine share one copy of them.
+
         Raises:
             BadDataError: a file is missing or damaged.
         """
         paths = {name: worker.local_file(f"{self.folder}/{name}", sha256) for name, sha256 in self.sha256.items()}
-        searcher = faiss.read_index(paths[f"{self.name}.faiss"])
-        set_nprobe(searcher, self.nprobe)
+        searcher = faiss.read_index(paths[f"{self.name}.faiss"], faiss.IO_FLAG_MMAP_IFC)
+        set_effort(searcher, self.effort)
         ids = np.load(paths[f"{self.name}_ids.npy"])
         stored = paths.get(f"{self.name}_vectors.npy")
         vectors = flat_vectors(searcher) if stored is None else np.load(stored, mmap_mode="r")
@@ -190,7 +192,7 @@ def index_files(folder: str) -> dict[str, IndexFiles]:
         with filesystem.open_input_stream(f"{path}/index.json") as stream:
             document = json.loads(stream.read())
         return {
-            name: IndexFiles(folder, name, part["is_unit"], document["nprobe"], {f: v["sha256"] for f, v in part["files"].items()})
+            name: IndexFiles(folder, name, part["is_unit"], part["effort"], {f: v["sha256"] for f, v in part["files"].items()})
             for name, part in document["indexes"].items()
         }
     except (FileNotFoundError, ValueError, KeyError) as error:
@@ -204,8 +206,28 @@ def flat_vectors(searcher: Any) -> F32:
     return rows
 
 
-def set_nprobe(searcher: Any, nprobe: int) -> None:
-    """Let an IVF index look into `nprobe` lists; other kinds have none."""
+# ---- how hard it looks ---------------------------------------------------------------------------------------------
+
+
+def set_effort(searcher: Any, effort: int) -> None:
+    """Let an IVF index look into `effort` lists, an HNSW index keep `effort` candidates while it searches; other kinds have no choice."""
     ivf = faiss.try_extract_index_ivf(searcher)
     if ivf is not None:
-        ivf.nprobe = nprobe
+        ivf.nprobe = effort
+    elif isinstance(searcher, faiss.IndexHNSW):
+        searcher.hnsw.efSearch = effort
+
+
+def efforts(searcher: Any) -> list[int]:
+    """The efforts worth trying, least first, powers of two: up to all lists of an IVF index, [0] for a kind that has no choice."""
+    ivf = faiss.try_extract_index_ivf(searcher)
+    if ivf is not None:
+        return [*(1 << step for step in range((ivf.nlist - 1).bit_length())), ivf.nlist]
+    return [16, 32, 64, 128, 256, 512, 1024] if isinstance(searcher, faiss.IndexHNSW) else [0]
+
+
+def effort_of(searcher: Any, *, nprobe: int, ef_search: int) -> int:
+    """Which of the two is the effort of this kind; 0 where it has none."""
+    if faiss.try_extract_index_ivf(searcher) is not None:
+        return nprobe
+    return ef_search if isinstance(searcher, faiss.IndexHNSW) else 0

@@ -115,6 +115,9 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
         assert set(made) == set(wanted), f"{job.name} made {sorted(made)}, want {sorted(wanted)}"
         rows = write_all(context, {name: made[name] for name in wanted})
         record = publication.commit()
+    for kind in ("choice", "warning"):
+        for text in counters.get(f"{kind}s", []):
+            asked.log(kind, stage=job.name, text=text)
     return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows)
 
 

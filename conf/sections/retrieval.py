@@ -8,11 +8,19 @@ from conf.sections.section import Count, Positive, Section, Share, Weight
 
 
 class Index(Section):
-    """The FAISS index of items and users."""
+    """The FAISS indexes of items and users."""
 
-    factory: str = Field("Flat", description="faiss index_factory string")
-    nprobe: Positive = Field(32, description="lists probed by IVF indexes")
-    min_recall: Share = Field(0.95, description="recall@recall_at against exact search below which the index is refused")
+    factory: str = Field(
+        "auto",
+        description="auto: the fastest kind that meets min_recall and max_memory, measured | a faiss index_factory string",
+    )
+    min_recall: Share = Field(0.95, description="recall@recall_at against exact search below which an index is refused")
+    max_memory: str = Field(
+        "2GB", pattern=r"^\d+(\.\d+)?(kB|MB|GB)$", description="of auto: what one index may take in memory, in kB, MB or GB of 1000"
+    )
+    sample_rows: int = Field(50_000, ge=10_000, description="of auto: vectors that the kinds are measured on; decision")
+    nprobe: Positive = Field(32, description="lists probed by an IVF factory; auto finds its own")
+    ef_search: Positive = Field(64, description="candidates kept by an HNSW factory while it searches; auto finds its own")
     recall_at: Positive = Field(50, description="N of the measured recall")
     recall_queries: Positive = Field(1_000, description="queries of the measurement")
     blocklist: str | None = Field(
@@ -25,6 +33,11 @@ class Index(Section):
     def tables(self) -> frozenset[str]:
         """The tables that are read only where these settings ask for them."""
         return frozenset(["item_index"] * (self.blocklist is not None))
+
+    @property
+    def max_bytes(self) -> int:
+        """max_memory in bytes."""
+        return int(float(self.max_memory[:-2]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[self.max_memory[-2:]])
 
 
 class U2I(Section):

@@ -66,7 +66,7 @@ def test_production_holds_nothing_out_and_scales() -> None:
     assert (s.split.kind, s.merge.layout, s.evaluation.baselines) == ("production", "lists", [])
     assert (s.trainer.launcher, s.trainer.workers) == ("horovod", 8)
     assert s.trainer.optimizer.tables == "rowwise_adagrad"
-    assert s.index.factory.startswith("IVF")
+    assert (s.index.factory, s.index.max_bytes) == ("auto", 4_000_000_000)
     assert s.storage.root.startswith("hdfs://")
     assert "NCCL" in text_of("production")
 

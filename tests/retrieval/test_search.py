@@ -39,7 +39,7 @@ def folder(tmp_path, world):
     for name in ("items.faiss", "items_ids.npy"):
         size, sha256 = hash_file(filesystem, f"{root}/{name}")
         files[name] = {"bytes": size, "sha256": sha256}
-    (tmp_path / "index.json").write_text(json.dumps({"nprobe": 1, "indexes": {"items": {"is_unit": True, "files": files}}}))
+    (tmp_path / "index.json").write_text(json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "files": files}}}))
     return tmp_path
 
 

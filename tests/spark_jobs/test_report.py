@@ -189,6 +189,9 @@ def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, repo
     assert len(page.having("overlap")) == 4 * 3
     assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
     assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
+    assert [(d["tried"], text) for d, text in page.having("tried")] == [
+        (f"{name}/{kind}", kind) for name in ("items", "users") for kind in ("Flat", "HNSW32")
+    ]
     assert {d["stage"]: text for d, text in page.having("stage")} == {"ingest": "12 s 2.0 GB", "train": "skipped"}
 
 

@@ -1,0 +1,87 @@
+"""What an index is made of: the vectors of a table by idx, which items may be recommended, whose queries measure recall."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conf.draws import words64
+from conf.errors import BadDataError, Fault
+from conf.fields import FIRST_ID, Registry
+from retrieval.blocklist import blocked_items
+from retrieval.ragged import F32, I32, Bools
+from retrieval.worker import read_columns
+from spark_jobs.job import Context
+
+_QUERY_SEED = 20  # of the choice of queries that measure recall: any fixed number does
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Rows of an embedding table, by (idx, interest). idx: int32[n]. matrix: float32[n, D]."""
+
+    idx: I32
+    matrix: F32
+
+    def of(self, keep: Bools) -> "Vectors":
+        """The rows that `keep` marks."""
+        return Vectors(self.idx[keep], self.matrix[keep])
+
+
+def read_vectors(files: Sequence[str]) -> Vectors:
+    """The rows of an embedding table, by (idx, interest). Raises BadDataError where a number is not finite."""
+    table = read_columns(files, ["idx", "interest", "vector"]).sort_by([("idx", "ascending"), ("interest", "ascending")])
+    flat = pc.list_flatten(table["vector"]).to_numpy().astype(np.float32, copy=False)
+    matrix = flat.reshape(len(table), -1) if len(table) else flat.reshape(0, 1)
+    broken = ~np.isfinite(matrix).all(axis=1)
+    if broken.any():
+        found = f"idx {table['idx'].to_numpy()[broken][:5].tolist()}"
+        raise BadDataError(
+            "embeddings", [Fault(f"{broken.sum()} vectors are not finite", found, "train again with a smaller trainer.optimizer.lr")]
+        )
+    return Vectors(table["idx"].to_numpy(), matrix)
+
+
+def recommendable(context: Context, items: Vectors) -> I32:
+    """item_idx of the items that may be recommended: eligible, not blocked, and with at least one field the vocabularies know.
+
+    An item of which nothing is known has the vector of every other such item: a search could not tell them apart.
+    """
+    table = read_columns(context.files("item_feat"))
+    eligible, known = table["eligible"].to_numpy(), has_known_field(table, context.registry)
+    usable, blocked = eligible & known, np.isin(table["idx"].to_numpy(), blocked_items(context))
+    chosen: I32 = table["idx"].to_numpy()[usable & ~blocked]
+    left_out = {"not_eligible": ~eligible, "nothing_known": eligible & ~known, "blocked": usable & blocked}
+    counts = {name: int(which.sum()) for name, which in left_out.items()}
+    context.counters["index_items"] = {"catalogue": len(table), "indexed": len(chosen), **counts}
+    missing = np.setdiff1d(chosen, items.idx)
+    if len(missing):
+        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")
+        raise BadDataError(f"embeddings_item, ds={context.ds}", [fault])
+    if not len(chosen):
+        fault = Fault("no item may be recommended", f"{len(table)} items, none eligible, with a known field and not blocked")
+        raise BadDataError(f"item_feat, ds={context.ds}", [fault])
+    return chosen
+
+
+def has_known_field(item_feat: pa.Table, registry: Registry) -> Bools:
+    """bool[n]: whether any field of the row holds the id of a real value, not OOV or missing."""
+    known = np.zeros(len(item_feat), dtype=np.bool_)
+    for field in registry.item:
+        column = item_feat[field.name]
+        if field.role == "multi":
+            parents = pc.list_parent_indices(column).to_numpy()
+            known[parents[pc.list_flatten(column).to_numpy() >= FIRST_ID]] = True
+        else:
+            known |= column.to_numpy() >= FIRST_ID
+    return known
+
+
+def sample_users(users: Vectors, interests: int, num: int) -> F32:
+    """float32[Q, K, D]: the vectors of `num` users, the same ones on every run, spread over all of them."""
+    matrix = users.matrix.reshape(-1, interests, users.matrix.shape[1])
+    order = np.argsort(words64(_QUERY_SEED, users.idx[::interests]), kind="stable")
+    chosen: F32 = matrix[order[:num]]
+    return chosen

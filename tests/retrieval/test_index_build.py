@@ -1,0 +1,107 @@
+"""Building by goals: the kinds compared on real vectors, the first choice that misses, the refusal."""
+
+import numpy as np
+import pytest
+
+from conf.errors import GateError
+from conf.sections.retrieval import Index
+from retrieval.index_build import Asked, build_all, build_auto, choices
+from retrieval.index_inputs import Vectors
+from retrieval.index_measure import measure_recall, sampled
+from retrieval.vector_index import set_effort
+
+ROWS, DIM = 24_000, 64
+WHOLE = 4 * DIM * ROWS  # bytes of the vectors
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """Vectors around 200 centres, as a trained model has them."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, DIM))
+    matrix = centres[rng.integers(0, 200, ROWS)] + 0.1 * rng.normal(size=(ROWS, DIM))
+    return Vectors(np.arange(1, ROWS + 1, dtype=np.int32), matrix.astype(np.float32))
+
+
+def asked(vectors, *, is_unit=True, num=1_000_000):
+    return Asked(vectors, is_unit, vectors.matrix[::200, None], num)
+
+
+def settings(**given):
+    return Index(**{"recall_at": 10, "sample_rows": 10_000} | given)
+
+
+def why(built):
+    return {one["kind"]: one["why"] for one in built.tried}
+
+
+def test_the_fastest_kind_that_finds_enough_is_taken_and_every_other_has_a_reason(clustered):
+    built = build_auto("items", asked(clustered), settings())
+    assert built.factory != "Flat"  # a million queries of 24,000 rows: cluster structure pays
+    assert built.recall >= 0.95
+    assert measure_recall(built.index, clustered.matrix[::200, None], at=10) == built.recall
+    assert list(why(built)) == ["flat", "ivf", "hnsw", "ivf_sq8"]
+    assert [reason for reason in why(built).values() if reason == "taken"] == ["taken"]
+    by_kind = {one["kind"]: one for one in built.tried}
+    assert by_kind["flat"]["recall"] == 1.0
+    assert abs(by_kind["flat"]["bytes"] / WHOLE - 1) < 0.01
+    assert by_kind["ivf_sq8"]["bytes"] < 0.5 * WHOLE
+    assert len(choices({"items": built})) == 4
+
+
+def test_little_memory_takes_codes(clustered):
+    built = build_auto("items", asked(clustered), settings(max_memory=f"{WHOLE // 2000}kB"))
+    assert built.factory == "IVF512,SQ8"
+    assert built.recall >= 0.95
+    assert why(built)["flat"] == "takes 6.1 MB, may take 3.1 MB"
+
+
+def with_one_long(vectors, idx):
+    """The vectors, that of idx a thousand times as long: it alone uses up the range of 8-bit numbers."""
+    matrix = vectors.matrix.copy()
+    matrix[idx - 1] *= 1000
+    return Vectors(vectors.idx, matrix)
+
+
+def test_a_kind_that_misses_the_goal_on_all_vectors_gives_way_to_the_next(clustered):
+    """The long vector is not in the sample: 8 bits a number look best there, and find too little of all."""
+    vectors = with_one_long(clustered, np.setdiff1d(clustered.idx, sampled(clustered, 10_000).idx)[0])
+    built = build_auto("items", asked(vectors, is_unit=False), settings(max_memory=f"{(WHOLE + 4 * ROWS) // 1000}kB"))
+    assert (built.factory, built.recall) == ("Flat", 1.0)
+    told = why(built)
+    assert told["flat"] == "taken"
+    assert told["ivf_sq8"].endswith("on all vectors, want 0.95")
+    assert told["ivf"].startswith("takes 6.3 MB")
+
+
+def test_goals_that_nothing_meets_are_refused_with_what_each_reached(clustered):
+    """The long vector is in the sample, and whole vectors do not fit."""
+    vectors = with_one_long(clustered, sampled(clustered, 10_000).idx[0])
+    with pytest.raises(GateError) as refused:
+        build_all({"items": asked(vectors, is_unit=False)}, settings(max_memory=f"{WHOLE // 2000}kB"))
+    assert refused.value.exit_code == 4
+    what = [fault.what for fault in refused.value.faults]
+    assert what[0] == "items: no kind of index meets both goals"
+    assert [text.split(":")[1].strip() for text in what[1:]] == ["IVF512,SQ8", "Flat", "IVF512,Flat", "HNSW32"]
+    assert what[1].endswith("want 0.95")
+    assert what[2].endswith("takes 6.1 MB, may take 3.1 MB")
+
+
+@pytest.fixture
+def scattered():
+    """Vectors without clusters: a list of an IVF index holds few of a query's neighbours."""
+    return Vectors(np.arange(1, 2001, dtype=np.int32), np.random.default_rng(2).normal(size=(2000, 16)).astype(np.float32))
+
+
+def test_every_index_below_the_goal_is_named(scattered):
+    with pytest.raises(GateError) as refused:
+        build_all({name: asked(scattered) for name in ("items", "users")}, settings(factory="IVF16,Flat", nprobe=1))
+    assert [fault.what.split(":")[0] for fault in refused.value.faults] == ["items", "users"]
+    assert {fault.found for fault in refused.value.faults} == {"factory IVF16,Flat, effort 1"}
+
+
+def test_a_given_factory_searches_as_hard_as_the_settings_say(scattered):
+    built = build_all({"items": asked(scattered)}, settings(factory="IVF16,Flat", nprobe=16))["items"]
+    assert (built.factory, built.effort, built.recall, list(built.tried)) == ("IVF16,Flat", 16, 1.0, [])
+    set_effort(built.index.searcher, 1)
+    assert measure_recall(built.index, scattered.matrix[::200, None], at=10) < 0.95
