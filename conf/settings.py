@@ -193,6 +193,10 @@ class Settings(Section):
             item_text=text("item", given.item),
         )
 
+    def title_field(self) -> str | None:
+        """The item text field that stands for an item where a person reads; None = there is none, its key does."""
+        return self.report.title_field or ("title" if any(f.name == "title" for f in self.registry().item_text) else None)
+
     def shape(self) -> Shape:
         """What else decides table columns."""
         vectors = self.source.items.vector is not None

@@ -111,7 +111,6 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
     at = sorted(set(settings.evaluation.at))
     made = manifests["candidates"].counters
     users = int(made.get("candidates", made).get("users", manifests["user_index"].rows))
-    title_field = settings.report.title_field or ("title" if any(f.name == "title" for f in context.registry.item_text) else None)
     present = {row["channel"] for row in rows}
     status = context.store.read_status(context.run_id) or {}
     return {
@@ -129,7 +128,7 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "overlap": overlap(
             tables["channel_candidates"], tables["user_state"], channels=settings.channels.names, n=max(at), max_users=OVERLAP_USERS
         ),
-        "users": sample_users(tables, context.registry, num=settings.report.sample_users, title_field=title_field),
+        "users": sample_users(tables, context.registry, num=settings.report.sample_users, title_field=settings.title_field()),
         "stages": [stage for stage in status.get("stages", []) if "seconds" in stage],
         "versions": {k: v for manifest in manifests.values() for k, v in manifest.versions.items()},
     }

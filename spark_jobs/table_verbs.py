@@ -15,6 +15,7 @@ from conf.names import check_ds
 from conf.retention import Rule
 from conf.storage import MAIN, Store
 from spark_jobs.collection import collect
+from spark_jobs.one_user import show_user
 from spark_jobs.verbs import Arguments, Verb, verb
 
 
@@ -44,10 +45,17 @@ def _path(arguments: Arguments) -> int:
 def _show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", help="a table or artefact")
     parser.add_argument("--rows", type=int, default=5, help="rows shown (default: 5)")
+    parser.add_argument("--user", metavar="KEY", help="of candidates: this user's history and candidates, by title")
 
 
 def _show(arguments: Arguments) -> int:
     asked = request(arguments)
+    if arguments.user is not None:
+        if arguments.table != "candidates":
+            fault = Fault("shows candidates only", f"the table is {arguments.table}", "trichannel show candidates --user KEY")
+            raise UsageError("--user", [fault])
+        print("\n".join(show_user(asked, arguments.user, num=arguments.rows)))
+        return 0
     manifest = asked.store.manifest(known_table(arguments.table), asked.ds, asked.settings)
     shown = {key: value for key, value in asdict(manifest).items() if key != "files"}
     print(json.dumps(shown | {"files": len(manifest.files), "bytes": sum(f.bytes for f in manifest.files)}, indent=1))
