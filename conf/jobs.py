@@ -94,10 +94,14 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.similar",
     ),
     "offline_metrics": JobSpec(
-        ("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
+        (
+            *("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
+            *("users", "embeddings_user", "embeddings_item"),
+        ),
         ("metrics_user", "metrics"),
-        ("evaluation", "source", "split", "channels", "model.history"),
+        ("evaluation", "source", "split", "channels", "model.history", "cooc.category_field"),
         later=("clicks",),
+        code=2,
     ),
     "report": JobSpec(
         (

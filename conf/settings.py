@@ -114,10 +114,30 @@ class Settings(Section):
         for name, given in (("channels.names", self.channels.names), ("evaluation.at", self.evaluation.at)):
             if len(set(given)) < len(given):
                 yield f"{name}: a value is named twice"
+        yield from self._evaluation_faults()
         yield from self._merge_faults()
         title = self.report.title_field
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
+
+    def _evaluation_faults(self) -> Iterator[str]:
+        slices, category = self.evaluation.slices, self.evaluation.category_field
+        users, items = self._embedded("user"), self._embedded("item")
+        for name in slices.user_fields:
+            if name not in users:
+                yield f"evaluation.slices.user_fields: {name!r} is no user field of the model; known: {', '.join(users) or 'none'}"
+        if category is not None and category not in items:
+            yield f"evaluation.category_field: {category!r} is no item field of the model; known: {', '.join(items) or 'none'}"
+        if slices.tail > slices.head:
+            yield f"evaluation.slices.tail: {slices.tail:g} is beyond the head, which begins at {slices.head:g}"
+        if sorted(set(slices.activity)) != slices.activity:
+            yield "evaluation.slices.activity: give the numbers of clicks in ascending order, each once"
+
+    def _embedded(self, side: f.Side) -> list[str]:
+        """Fields of the source that the towers see."""
+        given: dict[str, FieldSpec] = getattr(self.source.resolved_fields(), side)
+        chosen = getattr(self.model.fields, side)
+        return [name for name, spec in given.items() if spec.role != "text" and (chosen is None or name in chosen)]
 
     def _merge_faults(self) -> Iterator[str]:
         merge, known = self.merge, get_args(get_args(Channels.model_fields["names"].annotation)[0])
@@ -133,8 +153,7 @@ class Settings(Section):
         elif merge.kind == "quota" and (self.split.kind == "production" or self.split.refit):
             found = "split.refit trains on valid" if self.split.refit else "split.kind production holds no valid clicks out"
             yield f"merge.quotas: learned needs valid clicks, and {found}; learn them beside production and give what it counted"
-        given = [name for name, spec in self.source.resolved_fields().item.items() if spec.role != "text"]
-        fields = [name for name in given if self.model.fields.item is None or name in self.model.fields.item]
+        fields = self._embedded("item")
         if merge.category_field is not None and merge.category_field not in fields:
             yield f"merge.category_field: {merge.category_field!r} is no item field of the model; known: {', '.join(fields) or 'none'}"
         if merge.category_field is None and (merge.kind == "diverse" or merge.max_per_category is not None):

@@ -31,7 +31,8 @@ from spark_jobs.paired import compare as lines_of
 from spark_jobs.session import running
 from spark_jobs.verdicts import table_of, verdict
 
-METRICS: Final = tuple(column.name for column in TABLES["metrics_user"].columns if column.type == "float64")
+# those that every user has, and of which more is better: what lists are made of is neither
+METRICS: Final = tuple(column.name for column in TABLES["metrics_user"].columns if column.type == "float64" and not column.nullable)
 
 Started = Callable[[], AbstractContextManager[SparkSession]]
 

@@ -98,7 +98,7 @@ def _scored(asked: Request, variant: str, channel: str, ds: str, faults: _Faults
         fix = "hold clicks out by split.kind, or score a later day's by --truth-ds"
         faults.wrong.append(Fault(f"{variant} of {ds} has no user with anything to find", fix=fix))
         return None
-    rows = rows_of(store, metrics, columns=["channel", "n"]).to_pylist()
+    rows = [row for row in rows_of(store, metrics, columns=["channel", "n"]).to_pylist() if row["n"]]  # 0: of the vectors, of no user
     at = {row["n"] for row in rows if row["channel"] == channel}
     if not at:
         known = ", ".join(sorted({row["channel"] for row in rows}))

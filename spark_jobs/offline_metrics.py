@@ -1,145 +1,41 @@
 """Scores the candidates of every channel, their merge and the baselines against held-out clicks, or against those of a later day.
 
-Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, averaged over users.
+What is measured: spark_jobs/metrics/. Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, averaged over users;
+Wang et al. 2022 (MicRec), section 5.3: HIT and coverage.
 """
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial, reduce
-from itertools import accumulate
-from math import log2
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from conf.errors import Fault, SettingsError
-from conf.tables import TEST, TRAIN, VALID, resolve
+from conf.tables import VALID, resolve
 from spark_jobs import baselines
+from spark_jobs.held_out import count_truth, held_out, sample_units
 from spark_jobs.job import Context, Job, main, spark_schema
 from spark_jobs.later_truth import count_unknown, later_clicks, truth_of
+from spark_jobs.metrics import ACCURACY, VARIETY
+from spark_jobs.metrics.catalogue import catalogue_use
+from spark_jobs.metrics.groups import known_items, user_slices
+from spark_jobs.metrics.lists import Items
+from spark_jobs.metrics.scoring import ALL, COUNTS, first_items, score
+from spark_jobs.metrics.summary import Number, summarise
+from spark_jobs.metrics.vectors import vector_use
 from spark_jobs.oracle import oracle_lists
+from spark_jobs.published_lists import merged_lists
 
 CHANNELS: Final = "channels"
 MERGED: Final = "merged"
 ORACLE: Final = "oracle"
-MEANS: Final = ("recall", "ndcg_hit", "ndcg_std", "hr")
-Z95: Final = 1.959963984540054  # 97.5 % point of the normal distribution
 VALID_USERS: Final = 2_000  # that choose the parameters of ALS
 BASELINES: Final = {"most_pop": "most_pop", "itemcf": "itemcf_cosine", "als": "als"}  # names in column channel: `itemcf` is a channel too
-
-
-# ---- who is scored, and on what ------------------------------------------------------------------------------------
-
-
-def held_out(events: DataFrame, split: int = TEST) -> DataFrame:
-    """user_idx, truth array<int32>: each user's distinct items of one split, in ascending order; users without any have no row."""
-    return events.where(F.col("split") == split).groupBy("user_idx").agg(F.sort_array(F.collect_set("item_idx")).alias("truth"))
-
-
-def sample_units(truth: DataFrame, *, max_users: int, seed: int) -> DataFrame:
-    """At most `max_users` rows of `truth`, those of the smallest hash of (seed, user_idx): the same for every channel and partitioning."""
-    order = F.xxhash64(F.lit(seed).cast("long"), F.col("user_idx").cast("long"))
-    return truth.orderBy(order, "user_idx").limit(max_users)
-
-
-def count_truth(units: DataFrame, events: DataFrame, eligible: DataFrame) -> dict[str, int]:
-    """Held-out items of the units, how many of them nobody clicked in train, and how many may not be recommended."""
-    items = units.select(F.explode("truth").alias("item_idx"))
-    trained = events.where(F.col("split") == TRAIN).select("item_idx", F.lit(True).alias("trained")).distinct()
-    allowed = eligible.select(F.col("idx").alias("item_idx"), F.lit(True).alias("allowed"))
-    joined = items.join(trained, "item_idx", how="left").join(allowed, "item_idx", how="left")
-    row = joined.agg(
-        F.count(F.lit(1)).alias("truth_items"),
-        F.count(F.when(F.col("trained").isNull(), 1)).alias("truth_items_never_trained"),
-        F.count(F.when(F.col("allowed").isNull(), 1)).alias("truth_items_not_eligible"),
-    ).first()
-    assert row is not None
-    return row.asDict()
-
-
-def merged_lists(candidates: DataFrame, units: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
-    """Published candidates of the units, of either layout, back to user_idx, items array<int32> (best first).
-
-    Published keys have the type they came with; the indexes hold them as strings.
-    """
-    users = user_index.join(F.broadcast(units), user_index.idx == units.user_idx, how="left_semi")
-    users = F.broadcast(users.select(F.col("key").alias("user"), F.col("idx").alias("user_idx")))
-    mine = candidates.withColumn("user", F.col("user_key").cast("string")).join(users, "user", how="inner")
-    if "item_keys" in candidates.columns:
-        rows = mine.select("user_idx", F.posexplode("item_keys").alias("rank", "item"))
-    else:
-        rows = mine.select("user_idx", "rank", F.col("item_key").alias("item"))
-    items = item_index.select(F.col("key").alias("item"), F.col("idx").alias("item_idx"))
-    found = rows.withColumn("item", F.col("item").cast("string")).join(items, "item", how="inner")
-    ranked = found.groupBy("user_idx").agg(F.sort_array(F.collect_list(F.struct("rank", "item_idx"))).alias("ranked"))
-    return ranked.select("user_idx", F.col("ranked.item_idx").alias("items"))
-
-
-# ---- the metrics ---------------------------------------------------------------------------------------------------
-
-
-def score(lists: DataFrame, units: DataFrame, *, channels: Sequence[str], at: Sequence[int]) -> DataFrame:
-    """One row per unit, channel and N: recall, ndcg_hit, ndcg_std, hr, n_truth, n_hit, all shares in [0, 1].
-
-    lists: user_idx, channel, items. units: user_idx, truth (not empty). A unit that a channel has no list for counts as an
-    empty list; a list shorter than N counts as misses; an item that a list repeats counts once, at its first place.
-    """
-    grid = units.withColumn("channel", F.explode(F.array(*map(F.lit, channels))))
-    own = lists.select("user_idx", "channel", F.array_distinct("items").alias("items"))
-    joined = grid.join(own, ["user_idx", "channel"], how="left")
-    at_rank = F.transform("items", lambda item, i: F.when(F.array_contains("truth", item), i + 1))
-    hits = F.coalesce(F.filter(at_rank, lambda rank: rank.isNotNull()), F.array().cast("array<int>"))
-    scored = joined.select("user_idx", "channel", F.size("truth").alias("n_truth"), hits.alias("hits"))
-    cells = scored.select("*", F.explode(F.array(*(_cell(n, max(at)) for n in at))).alias("cell"))
-    return cells.select("user_idx", "channel", "cell.n", *(f"cell.{name}" for name in MEANS), "n_truth", "cell.n_hit")
-
-
-def _cell(n: int, longest: int) -> Column:
-    """The numbers of one row at cut-off n, from its columns `hits` (ranks of the hits, from 1) and `n_truth`."""
-    gains = [1 / log2(rank + 1) for rank in range(1, longest + 1)]
-    gain, ideal = F.array(*map(F.lit, gains)), F.array(*map(F.lit, accumulate(gains, initial=0.0)))  # ideal[k]: k hits at the top
-    hits = F.filter("hits", lambda rank: rank <= n)
-    n_hit, n_truth = F.size(hits), F.col("n_truth")
-    dcg = F.aggregate(hits, F.lit(0.0), lambda total, rank: total + F.element_at(gain, rank))
-    return F.struct(
-        F.lit(n).alias("n"),
-        (n_hit / n_truth).alias("recall"),
-        F.when(n_hit > 0, dcg / F.element_at(ideal, n_hit + 1)).otherwise(0.0).alias("ndcg_hit"),
-        (dcg / F.element_at(ideal, F.least(n_truth, F.lit(n)) + 1)).alias("ndcg_std"),
-        F.when(n_hit > 0, 1.0).otherwise(0.0).alias("hr"),
-        n_hit.alias("n_hit"),
-    )
-
-
-def means(per_user: DataFrame) -> DataFrame:
-    """channel, metric, n, value, n_users, ci_lo, ci_hi: mean over users and its normal 95 % interval (null for a single user)."""
-    long = per_user.select("channel", "n", F.explode(F.array(*(_named(name) for name in MEANS))).alias("cell"))
-    value, half = F.avg("cell.value"), Z95 * F.stddev_samp("cell.value") / F.sqrt(F.count("*"))
-    return long.groupBy("channel", F.col("cell.metric").alias("metric"), "n").agg(
-        value.alias("value"), F.count("*").cast("int").alias("n_users"), (value - half).alias("ci_lo"), (value + half).alias("ci_hi")
-    )
-
-
-def _named(name: str) -> Column:
-    return F.struct(F.lit(name).alias("metric"), F.col(name).alias("value"))
-
-
-def coverage(lists: DataFrame, eligible: DataFrame, *, channels: Sequence[str], at: Sequence[int], n_users: int) -> DataFrame:
-    """Rows like those of `means` with metric 'coverage': the share of eligible items that stand in any unit's first N."""
-    spark = lists.sparkSession
-    places = lists.select("channel", F.posexplode("items").alias("rank", "item_idx"))
-    best = places.groupBy("channel", "item_idx").agg(F.min("rank").alias("rank"))
-    kept = best.join(eligible.select(F.col("idx").alias("item_idx")), "item_idx", how="left_semi")
-    counted = kept.groupBy("channel").agg(*(F.count(F.when(F.col("rank") < n, 1)).alias(str(n)) for n in at))
-    found = {row["channel"]: row.asDict() for row in counted.collect()}
-    total = max(eligible.count(), 1)
-    rows = [(c, "coverage", n, found.get(c, {}).get(str(n), 0) / total, n_users, None, None) for c in channels for n in at]
-    return spark.createDataFrame(rows, "channel string, metric string, n int, value double, n_users int, ci_lo double, ci_hi double")
-
-
-# ---- the job -------------------------------------------------------------------------------------------------------
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, DataFrame]:
@@ -152,21 +48,38 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     counters["users_with_truth"], counters["users_scored"] = truth.count(), units.count()
     counters["users_without_truth"] = context.manifests["user_index"].rows - counters["users_with_truth"]
     if counters["users_scored"] == 0:  # split.kind production without a later day: published empty, and the report says so
-        return {name: _no_rows(context, name) for name in ("metrics_user", "metrics")}
+        return {name: context.spark.createDataFrame([], _schema(context, name)) for name in ("metrics_user", "metrics")}
     eligible = tables["item_feat"].where("eligible").select("idx").persist()
     counters.update(count_truth(units, tables["events"], eligible))
     if "clicks" in tables:
         counters["truth_items_unknown"] = count_unknown(units)
     made = {**_published(tables, units), **_compared(context, tables, units, eligible)}
     channels = [*settings.channels.names, *(name for name in made if name != CHANNELS)]
-    tops = (part.select("user_idx", "channel", F.slice("items", 1, max(at)).alias("items")) for part in made.values())
-    lists = reduce(DataFrame.unionByName, tops).persist()
+    lists = reduce(DataFrame.unionByName, (first_items(part, max(at)) for part in made.values())).persist()
     for row in lists.where(F.size("items") > 0).groupBy("channel").count().collect():
         counters[f"users_with_list.{row['channel']}"] = row["count"]
-    per_user = score(lists, units, channels=channels, at=at).persist()
-    rows = means(per_user).unionByName(coverage(lists, eligible, channels=channels, at=at, n_users=counters["users_scored"]))
+    scored = score(lists, units, _items(context, tables), channels=channels, at=at).persist()
+    numbers = [
+        *summarise(scored, _user_slices(context, tables, units)),
+        *catalogue_use(lists, eligible, channels=channels, at=at, num_users=counters["users_scored"]),
+        *vector_use(tables["embeddings_user"], tables["embeddings_item"], units, num=settings.evaluation.vectors, seed=settings.split.seed),
+    ]
+    per_user = scored.where(F.col("slice") == ALL).select("user_idx", "channel", "n", *ACCURACY, *VARIETY, *COUNTS)
     run_id = context.manifests["candidates"].run_id
-    return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, rows)}
+    return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, numbers)}
+
+
+def _items(context: Context, tables: Mapping[str, DataFrame]) -> Items:
+    settings = context.settings
+    name = settings.evaluation.category_field or settings.cooc.category_field
+    category = next((field for field in context.registry.item if field.name == name), None)
+    return known_items(tables["events"], tables["item_feat"], category, settings.evaluation.slices)
+
+
+def _user_slices(context: Context, tables: Mapping[str, DataFrame], units: DataFrame) -> DataFrame:
+    asked = context.settings.evaluation.slices
+    fields = [field for field in context.registry.source_fields("user") if field.name in asked.user_fields]
+    return user_slices(units, tables["user_state"], tables["users"], tables["user_index"], fields, asked)
 
 
 def _truth(context: Context, tables: Mapping[str, DataFrame]) -> DataFrame:
@@ -188,9 +101,8 @@ def _truth(context: Context, tables: Mapping[str, DataFrame]) -> DataFrame:
     return truth_of(later)
 
 
-def _no_rows(context: Context, name: str) -> DataFrame:
-    schema = spark_schema(resolve(name, context.registry, context.settings.shape()))
-    return context.spark.createDataFrame([], schema)
+def _schema(context: Context, name: str) -> StructType:
+    return spark_schema(resolve(name, context.registry, context.settings.shape()))
 
 
 def _published(tables: Mapping[str, DataFrame], units: DataFrame) -> dict[str, DataFrame]:
@@ -239,21 +151,14 @@ def _compared(context: Context, tables: Mapping[str, DataFrame], units: DataFram
     return made
 
 
-def _labelled(context: Context, tables: Mapping[str, DataFrame], rows: DataFrame) -> DataFrame:
-    """The rows with their run, data set, model and variant; a baseline's model is its own name and parameters."""
-    settings = context.settings
+def _labelled(context: Context, tables: Mapping[str, DataFrame], numbers: Sequence[Number]) -> DataFrame:
+    """The numbers with their run, data set, model and variant; a baseline's model is its own name and parameters."""
     trained = tables["candidates"].select("model_id").first()
     assert trained is not None, "candidates is never empty"
     own = {name: name for name in [*BASELINES.values(), ORACLE]} | {"als": context.counters.get("als_chosen", "als")}
-    names = F.create_map(*(F.lit(word) for pair in own.items() for word in pair))
-    return rows.select(
-        "*",
-        F.lit(context.manifests["candidates"].run_id).alias("run_id"),
-        F.lit(settings.source.kind).alias("dataset"),
-        F.coalesce(names[F.col("channel")], F.lit(trained["model_id"])).alias("model"),
-        F.lit(context.store.variant).alias("setting"),
-        F.lit("all").alias("slice"),
-    )
+    run = (context.manifests["candidates"].run_id, context.settings.source.kind)
+    rows = [(*run, own.get(x.channel, trained["model_id"]), context.store.variant, *astuple(x)) for x in numbers]
+    return context.spark.createDataFrame(rows, _schema(context, "metrics"))
 
 
 JOB = Job("offline_metrics", transform, "Score the candidates of every channel and of the baselines against held-out clicks.")

@@ -151,8 +151,8 @@ def merged_recall(asked: Request) -> str:
     for path in store.files_of(store.manifest("metrics", asked.ds, asked.settings)):
         filesystem, file = open_root(path)
         table = pq.read_table(file, filesystem=filesystem)
-        wanted = pc.and_(pc.equal(table["channel"], "merged"), pc.equal(table["metric"], "recall"))
-        rows = table.filter(pc.and_(wanted, pc.equal(table["n"], max(asked.settings.evaluation.at)))).to_pylist()
+        wanted = (pc.field("channel") == "merged") & (pc.field("metric") == "recall") & (pc.field("slice") == "all")
+        rows = table.filter(wanted & (pc.field("n") == max(asked.settings.evaluation.at))).to_pylist()
         if rows:
             return f"{rows[0]['value']:.4f}"
     return "none"

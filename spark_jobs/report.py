@@ -21,6 +21,7 @@ from conf.storage import Store
 from spark_jobs import charts
 from spark_jobs.funnel import funnel
 from spark_jobs.job import Artefact, Context, Job, main
+from spark_jobs.report_names import BASELINES, FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, percent, shown
 from spark_jobs.showcase import overlap, sample_users
 from spark_jobs.training_curves import training
 
@@ -28,37 +29,7 @@ OVERLAP_USERS: Final = 2_000
 # what two runs that made the same tables have in common: no times, no run ids
 STABLE: Final = ("verdict", "at", "channels", "funnel", "overlap", "users")
 
-# channel as in table metrics: (name on the page, what it is)
-NAMES: Final[Mapping[str, tuple[str, str]]] = {
-    "merged": ("Merged", "all channels by reciprocal rank fusion: what is published"),
-    "u2i": ("U2I", "items nearest to the user's vector"),
-    "u2u2i": ("U2U2I", "what the most similar users clicked"),
-    "i2i": ("I2I", "items most similar to each item of the history"),
-    "itemcf": ("ItemCF, sessions", "items that met the history's items in a session"),
-    "popular": ("Popular", "most clicked items: the fallback for users without history"),
-    "cold": ("Cold", "new items by their fields; for users without history the nearest items"),
-    "most_pop": ("MostPop", "baseline: most clicked items"),
-    "itemcf_cosine": ("ItemCF, cosine", "baseline: item-item cosine over users' whole histories"),
-    "als": ("ALS", "baseline: Spark MLlib matrix factorisation"),
-    "oracle": ("Oracle", "knows the planted tastes of the generated data: the ceiling"),
-}
-BASELINES: Final = ("most_pop", "itemcf_cosine", "als")
-METRICS: Final[Mapping[str, tuple[str, str]]] = {
-    "recall": ("Recall", "share of a user's held-out items that are in the first N, mean over users"),
-    "ndcg_std": ("NDCG", "the same weighted by rank; 1 = every held-out item at the top"),
-    "ndcg_hit": ("NDCG of hits", "normalised by the hits found rather than by all held-out items"),
-    "hr": ("Hit rate", "share of users with a held-out item in the first N"),
-    "coverage": ("Coverage", "share of the eligible items that stand in anybody's first N"),
-}
-
 Cells = Mapping[tuple[str, str, int], Mapping[str, Any]]
-
-
-def kind_of(channel: str) -> str:
-    """CSS class of a channel: merged, channel, baseline or oracle."""
-    if channel in ("merged", "oracle"):
-        return channel
-    return "baseline" if channel in BASELINES else "channel"
 
 
 # ---- the verdict ---------------------------------------------------------------------------------------------------
@@ -208,35 +179,12 @@ def read_lines(context: Context, artefact: str, name: str) -> list[dict[str, Any
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
-def percent(value: float | None) -> str:
-    """A share as text: 12.3 %, or 0.12 % where one digit would say little."""
-    if value is None:
-        return "–"
-    if value in (0, 1):
-        return f"{100 * value:.0f} %"
-    return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2g} %"
-
-
-def count(value: float | None) -> str:
-    """A whole number as text, digits in groups of three."""
-    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as text: 0.8 s, 42 s, 3 min 05 s."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def render(content: Mapping[str, Any]) -> str:
     """The document as one HTML page that needs no network and runs no script."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, count=count, duration=duration)
-    environment.globals.update(kind_of=kind_of, NAMES=NAMES, METRICS=METRICS, lines_of=lines_of, round_up=round_up)
+    environment.filters.update(percent=percent, count=count, duration=duration, shown=shown)
+    environment.globals.update(kind_of=kind_of, NAMES=NAMES, FOUND=FOUND, MADE_OF=MADE_OF, VECTORS=VECTORS)
+    environment.globals.update(lines_of=lines_of, round_up=round_up)
     environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines", "dots")})
     template = resources.files("spark_jobs").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(cells=index_cells(content["metrics"]), **content)

@@ -32,7 +32,15 @@ FORBIDDEN = {
 # Where one of them is imported all the same, inside the function that needs it.
 EXCEPTED_LAZILY = {"spark_jobs.semantics": {"faiss"}, "trainer.mining.search": {"faiss"}, "trainer.spark_launcher": {"pyspark"}}
 # Folders of interchangeable parts, each with a dict in its __init__.py that names them.
-SIBLINGS = ("spark_jobs/sources", "trainer/encoders", "trainer/objectives", "trainer/backends", "trainer/batches", "retrieval/channels")
+SIBLINGS = (
+    "spark_jobs/sources",
+    "spark_jobs/metrics",
+    "trainer/encoders",
+    "trainer/objectives",
+    "trainer/backends",
+    "trainer/batches",
+    "retrieval/channels",
+)
 
 
 def module_name(path: Path) -> str:

@@ -54,7 +54,9 @@ def test_settings_that_are_named_exist(path):
         assert key in section_at(Settings, [section]).model_fields, f"{section}.{key}"
 
 
-@pytest.mark.parametrize("name", ["SOURCES", "ENCODERS", "OBJECTIVES", "BASE_LOSSES", "CHANNELS", "TWINS", "_JOB_DOCS", "KNOWN_FIELDS"])
+@pytest.mark.parametrize(
+    "name", ["SOURCES", "ENCODERS", "OBJECTIVES", "BASE_LOSSES", "CHANNELS", "ACCURACY", "VARIETY", "TWINS", "_JOB_DOCS", "KNOWN_FIELDS"]
+)
 def test_dicts_that_extending_names_exist(name):
     assert f"`{name}`" in text_of(ROOT / "docs" / "extending.md")
     files = [*(ROOT / "conf").rglob("*.py"), *(ROOT / "spark_jobs").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are run: what it promises of a new source, job, encoder, objective and channel is so."""
+"""The examples of docs/extending.md are run: what it promises of a new source, job, encoder, objective, channel and metric is so."""
 
 import re
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pyspark.sql import functions as F
@@ -19,9 +20,11 @@ from retrieval.ragged import Ragged, best_first, last_distinct
 from retrieval.scoring import two_steps
 from retrieval.world import Users, World
 from spark_jobs.job import Artefact, Context, Job, Output, main
+from spark_jobs.metrics.lists import F64, Lists
 from spark_jobs.sources.raw import BAD_TIME, CLICKS, Raw, click_columns
 from tests.contracts import test_encoders
 from tests.retrieval.small_world import lists_of, make_case
+from tests.spark_jobs.metrics.blocks import block, known
 from tests.trainer import tiny
 from trainer.encoders import ENCODERS, Batch, Encoder
 from trainer.encoders.fields import FieldEncoder
@@ -35,6 +38,7 @@ NAMES: dict[str, Any] = {
     **{"Objective": Objective, "Step": Step},
     **{"Users": Users, "World": World, "Channels": Channels, "Ragged": Ragged, "best_first": best_first, "last_distinct": last_distinct},
     "two_steps": two_steps,
+    **{"np": np, "Lists": Lists, "F64": F64},
 }
 
 
@@ -97,3 +101,11 @@ def test_channel():
     for found, seen in zip(lists, lists_of(case.users.seen.weighted(case.users.seen.values * 0.0)), strict=True):
         assert not {item for item, _ in found} & {item for item, _ in seen}
         assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+
+
+def test_metric():
+    longest_tail = example("A metric")["longest_tail"]
+    # 3, 1, 0 and 0 clicks, one more each: shares 4/8, 2/8, 1/8, 1/8
+    found = longest_tail(block([[1, 2], [2, 4, 1], []], [[1]] * 3, 3, known([3, 1, 0, 0])))
+    assert found[:2].tolist() == [2.0, 3.0]
+    assert np.isnan(found[2])

@@ -21,6 +21,7 @@ from conf.storage import MAIN
 from conf.tables import ARTEFACTS, TABLES
 from retrieval.channels import CHANNELS
 from spark_jobs.cli import VERBS
+from spark_jobs.report_names import VECTORS
 from spark_jobs.sources import SOURCES
 from spark_jobs.sources.times import NAMED
 
@@ -133,7 +134,7 @@ def test_words_in_code_style_are_names_of_the_project(path):
     columns = {column for table in TABLES.values() for column in table.names}
     fields = {name for sides in KNOWN_FIELDS.values() for side in sides.values() for name in side}
     known = {*TABLES, *ARTEFACTS, *columns, *jobs.JOBS, *VERBS, *CHANNELS, *SOURCES, *fields, *every_key(Settings)}
-    known |= {CONTENT_VECTOR.name} | SHOWN | PUBLISHED | FACTS | LOSSES | LINES | PROGRAMS | {*NAMED, "user_id", "item_id", MAIN}
+    known |= {CONTENT_VECTOR.name} | SHOWN | PUBLISHED | FACTS | LOSSES | LINES | PROGRAMS | {*NAMED, *VECTORS, "user_id", "item_id", MAIN}
     prose = re.sub(r"^```.*?^```", "", text_of(path), flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`([a-z]\w*)`", prose)) - known - counters_told() == set()
 

@@ -54,6 +54,18 @@ class Als(Section):
     iterations: Positive = Field(10, description="ALS sweeps")
 
 
+class Slices(Section):
+    """Groups of users and of items that are measured on their own."""
+
+    activity: list[Positive] = Field([10, 50], description="train clicks at which the second and further groups of users begin; [] = none")
+    cold_users: int = Field(5, ge=0, description="users with fewer train clicks are cold; 0 = no such slice; decision")
+    cold_items: int = Field(1, ge=0, description="items with fewer train clicks are cold; 0 = no such slice; decision")
+    head: Share = Field(0.95, description="quantile of the train clicks of clicked items from which on an item is of the head; decision")
+    tail: Share = Field(0.8, description="the same quantile below which it is of the tail; decision")
+    user_fields: list[str] = Field([], description="user fields; a slice a value")
+    values: Positive = Field(10, description="values of a user field that get a slice, those of most users; decision")
+
+
 class Evaluation(Section):
     """Offline metrics and baselines."""
 
@@ -61,6 +73,9 @@ class Evaluation(Section):
     baselines: list[Literal["most_pop", "itemcf", "als"]] = Field(["most_pop", "itemcf", "als"], description="baselines on the same split")
     max_users: Positive = Field(10_000, description="test users scored, by smallest hash; the same for all channels and baselines")
     als: Als = Als()
+    slices: Slices = Slices()
+    category_field: str | None = Field(None, description="item field of which diversity is measured; null = cooc.category_field")
+    vectors: int = Field(8_192, ge=2, description="vectors a side, and clicked pairs, whose evenness and nearness are measured; decision")
 
 
 class Report(Section):

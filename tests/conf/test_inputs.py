@@ -43,7 +43,7 @@ def test_of_a_later_day_a_job_reads_what_it_declares_and_nothing_else(chain):
     with pytest.raises(NotReadyError, match="run: trichannel ingest --ds 2026-02-02"):
         input_manifests("offline_metrics", asked.store, DS, asked.settings, truth_ds="2026-02-02")
     publish(asked.store, asked.settings, "later", "later clicks", job="ingest", ds="2026-02-02")
-    for job in ("vocabulary", "events", "candidates"):
+    for job in ("vocabulary", "events", "embed", "candidates"):
         publish(asked.store, asked.settings, "r9", job, job=job)
     found = input_manifests("offline_metrics", asked.store, DS, asked.settings, truth_ds="2026-02-02")
     assert {manifest.ds for table, manifest in found.items() if table != "clicks"} == {DS}

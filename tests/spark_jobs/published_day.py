@@ -32,7 +32,13 @@ SETTINGS: Mapping[str, Any] = {
     "session": {"kind": "gap"},
     "model": {"history": 5},
     "channels": {"names": ["u2i", "i2i", "itemcf", "popular"], "top": 12},
-    "evaluation": {"at": [3, 10], "max_users": 25, "als": {"rank": [4], "reg": [0.05], "alpha": [1.0, 10.0], "iterations": 3}},
+    "evaluation": {
+        "at": [3, 10],
+        "max_users": 25,
+        "als": {"rank": [4], "reg": [0.05], "alpha": [1.0, 10.0], "iterations": 3},
+        "slices": {"user_fields": ["city"]},
+        "category_field": "category",
+    },
     "report": {"sample_users": 3},
 }
 

@@ -10,7 +10,7 @@ from conf.files import hash_file
 from conf.storage import FileEntry, Publication, Store
 
 KEYS = ("ada", "bob", "cyd", "dan", "eve")
-USER_COLUMNS = ("recall", "ndcg_hit", "ndcg_std", "hr")
+USER_COLUMNS = ("recall", "precision", "ndcg_hit", "ndcg_std", "hr", "mrr")
 
 Recall = Mapping[tuple[str, int], Mapping[str, float]]  # (channel, n) -> user -> recall
 
@@ -35,7 +35,8 @@ def publish_scores(
     rows = [
         {
             "user_idx": index[key], "channel": channel, "n": n, "recall": value, "ndcg_hit": value / 2, "ndcg_std": value / 4,
-            "hr": float(value > 0), "n_truth": (truth or {}).get(key, 4), "n_hit": round(4 * value), "run_id": run_id,
+            "hr": float(value > 0), "precision": value / 8, "mrr": value / 3,
+            "n_truth": (truth or {}).get(key, 4), "n_hit": round(4 * value), "run_id": run_id,
         }
         for (channel, n), users in recall.items()
         for key, value in users.items()

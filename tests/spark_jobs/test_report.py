@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from conf.command import Request, RunStatus
 from conf.storage import Manifest
 from spark_jobs import report, semantics
+from spark_jobs import report_names as names
 from spark_jobs.funnel import funnel
 from spark_jobs.job import run_job
 from spark_jobs.showcase import overlap
@@ -63,12 +64,12 @@ class Page(HTMLParser):
     ("value", "text"), [(0.28149, "28.1 %"), (1.0, "100 %"), (0.0, "0 %"), (0.00781, "0.78 %"), (0.0000123, "0.0012 %"), (None, "–")]
 )
 def test_shares_read_as_percent(value: float | None, text: str) -> None:
-    assert report.percent(value) == text
+    assert names.percent(value) == text
 
 
 def test_counts_and_durations_read_well() -> None:
-    assert [report.count(n) for n in (0, 999, 1234567, None)] == ["0", "999", "1\u202f234\u202f567", "–"]
-    assert [report.duration(s) for s in (0.84, 9.96, 42.4, 185, None)] == ["0.8 s", "10.0 s", "42 s", "3 min 05 s", "–"]
+    assert [names.count(n) for n in (0, 999, 1234567, None)] == ["0", "999", "1\u202f234\u202f567", "–"]
+    assert [names.duration(s) for s in (0.84, 9.96, 42.4, 185, None)] == ["0.8 s", "10.0 s", "42 s", "3 min 05 s", "–"]
 
 
 def cells_of(values: dict[str, float], half: float = 0.01) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -173,19 +174,19 @@ def table(spark: SparkSession, asked: Request, name: str) -> DataFrame:
 def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, reported: Request) -> None:
     html, content = files_of(reported)
     page = Page(html)
-    rows = {(r["channel"], r["metric"], r["n"]): r for r in table(spark, reported, "metrics").collect()}
+    rows = {(r["channel"], r["metric"], r["n"]): r for r in table(spark, reported, "metrics").where("slice = 'all'").collect()}
     shown = page.having("metric", "channel")
     for data, text in shown:
         cell = rows[data["channel"], data["metric"], int(data["n"])]
         assert float(data["value"]) == cell["value"]
-        assert text == report.percent(cell["value"])
+        assert text == names.shown(cell["value"], data["metric"])
     assert {(d["channel"], d["metric"], int(d["n"])) for d, _ in shown} == set(rows)  # and no cell is left out
     for data, text in page.having("half"):
         cell = rows[data["half"], "recall", int(data["n"])]
         assert text == f"±{50 * (cell['ci_hi'] - cell['ci_lo']):.1f}"
     for data, text in page.having("overlap"):
         a, b = (content["overlap"]["channels"].index(c) for c in data["overlap"].split("/"))
-        assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], report.percent(content["overlap"]["share"][a][b]))
+        assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], names.percent(content["overlap"]["share"][a][b]))
     assert len(page.having("overlap")) == 4 * 3
     assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
     assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
