@@ -118,7 +118,7 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str, as_
     parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
     parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
     parts += [_line(line, frame) for line in series] + _end_labels(series, frame)
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return _chart(parts, label)
 
 
 def _tick_up(mark: float, frame: _Frame, as_percent: bool) -> str:
@@ -127,9 +127,9 @@ def _tick_up(mark: float, frame: _Frame, as_percent: bool) -> str:
     return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
 
 
-def _tick_across(mark: float, frame: _Frame) -> str:
-    x = frame.across(mark)
-    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(mark)}</text>'
+def _tick_across(mark: float, frame: _Frame, as_percent: bool = False) -> str:
+    x, text = frame.across(mark), f"{mark * 100:g} %" if as_percent else number(mark)
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
 
 
 def _line(line: Line, frame: _Frame) -> str:
@@ -177,7 +177,7 @@ def dots(points: Sequence[tuple[float, float, float | None]], *, x_label: str, y
         named = sorted({min(shades), max(shades)})
         text = f"{escape(shade_label)} {' to '.join(f'{100 * shade:.1f} %' for shade in named)}"
         parts.append(f'<text class="axis" x="{frame.right:.1f}" y="14" text-anchor="end">{text}</text>')
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return _chart(parts, label)
 
 
 def _fullness(shade: float, shades: Sequence[float]) -> float:
@@ -188,3 +188,47 @@ def _fullness(shade: float, shades: Sequence[float]) -> float:
 def _dot(x: float, y: float, fill: str) -> str:
     place = f'cx="{x:.1f}" cy="{y:.1f}" r="4.5"'
     return f'<circle class="ring" {place}/>' if fill == "none" else f'<circle class="shade" {place} fill-opacity="{fill}"/>'
+
+
+@dataclass(frozen=True)
+class NamedDot:
+    """A point with its name beside it. kind: CSS class."""
+
+    name: str
+    kind: str
+    x: float
+    y: float
+
+
+def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str) -> str:
+    """Named points of two shares, both axes in percent from 0; names are moved apart where they would overlap; "" if there is none."""
+    if not points:
+        return ""
+    across, up = (ticks(0, max(values)) for values in ([p.x for p in points], [p.y for p in points]))
+    frame = _Frame((0, across[-1]), (0, up[-1]), right=WIDTH - 16)
+    parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, True) for mark in across]
+    parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
+    parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
+    parts += [f'<circle class="mark {p.kind}" cx="{frame.across(p.x):.1f}" cy="{frame.up(p.y):.1f}" r="5"/>' for p in points]
+    return _chart([*parts, *_names_apart(points, frame)], label)
+
+
+def _names_apart(points: Sequence[NamedDot], frame: _Frame) -> list[str]:
+    """Each name right of its point, or left of it in the right half; lower than the one before where both would take the same place."""
+    taken: list[tuple[float, float, float]] = []
+    parts = []
+    for point in sorted(points, key=lambda p: -p.y):
+        x, y, width = frame.across(point.x), frame.up(point.y), LETTER * len(point.name)
+        left = x > (LEFT + frame.right) / 2
+        start = x - 10 - width if left else x + 10
+        for low, high, at in sorted(taken, key=lambda place: place[2]):
+            if start < high and low < start + width and abs(y - at) < LINE_HEIGHT:
+                y = at + LINE_HEIGHT
+        taken.append((start, start + width, y))
+        anchor, at_x = ("end", x - 10) if left else ("start", x + 10)
+        parts.append(f'<text class="name {point.kind}" x="{at_x:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>')
+    return parts
+
+
+def _chart(parts: Sequence[str], label: str) -> str:
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

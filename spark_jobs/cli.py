@@ -143,6 +143,24 @@ def _export(arguments: Arguments) -> int:
     return 0
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--index", action="store_true", help="instead, list the reports of all days on one page, ROOT/_reports/VARIANT.html"
+    )
+
+
+def _report(arguments: Arguments) -> int:
+    from spark_jobs.job import run_alone
+
+    asked = request(arguments)
+    if not arguments.index:
+        return run_alone(import_module(jobs.module_of("report")).JOB, asked)
+    from spark_jobs.report_index import write_index
+
+    print(f"wrote {write_index(asked)}")
+    return 0
+
+
 def _job(name: str, argv: Sequence[str]) -> int:
     from spark_jobs.job import main as job_main
 
@@ -210,6 +228,7 @@ VERBS: Mapping[str, Verb] = {
     **TABLE_VERBS,
     **{name: Verb(doc, _job) for name, doc in _JOB_DOCS.items()},
     "train": verb(_JOB_DOCS["train"], _train, _train_options),
+    "report": verb(_JOB_DOCS["report"], _report, _report_options),
 }
 
 if __name__ == "__main__":

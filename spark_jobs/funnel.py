@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from conf.storage import Manifest
+from conf.jobs import producer
+from conf.last_days import last_days
+from conf.storage import Manifest, Store
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ STEPS: Final = (
 )
 
 
+# what a line of the days before shows: label -> (table, counter; "" = its rows); a counter by reason or table is summed or looked into
+DAYS: Final[Mapping[str, tuple[str, str]]] = {
+    "raw rows": ("clicks", "raw_rows"),
+    "refused": ("clicks", "rejected"),
+    "left out": ("clicks", "dropped"),
+    "duplicates": ("clicks", "duplicates"),
+    "clicks": ("clicks", ""),
+    "training samples": ("samples", "train_samples"),
+    "users served": ("candidates", "users"),
+}
+
+
 def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """The steps whose table the day makes and whose number is known, each {label, rows, bar, notes: [{what, rows}]}."""
     found = []
@@ -97,3 +111,29 @@ def _notes(step: Step, counters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for text, rows in ((f"{what}: {reason}", rows) for reason, rows in value.items()) if isinstance(value, dict) else [(what, value)]:
             if rows:
                 yield {"what": text, "rows": int(rows)}
+
+
+def recent_days(store: Store, ds: str, manifests: Mapping[str, Manifest], *, num: int) -> list[dict[str, Any]]:
+    """The day and up to `num` days before it of this variant, newest first, each {ds, rows: {label: number or None}}.
+
+    A number is None where the day did not publish it, or what it published is damaged.
+    """
+    found: dict[str, dict[str, Manifest]] = {ds: dict(manifests)}
+    for table in dict.fromkeys(table for table, _ in DAYS.values()):
+        earlier, damaged = last_days(store, producer(table), table, ds, num)
+        for day in damaged:
+            found.setdefault(day, {})
+        for manifest in earlier:
+            found.setdefault(manifest.ds, {})[table] = manifest
+    days = sorted(found, reverse=True)[: num + 1]
+    return [{"ds": day, "rows": {label: _rows(found[day].get(table), name) for label, (table, name) in DAYS.items()}} for day in days]
+
+
+def _rows(manifest: Manifest | None, counter: str) -> int | None:
+    if manifest is None:
+        return None
+    if not counter:
+        return manifest.rows
+    counters = manifest.counters.get(manifest.table, manifest.counters)  # of a job with several outputs, counters stand by table
+    value = counters.get(counter)
+    return sum(value.values()) if isinstance(value, dict) else value

@@ -33,10 +33,11 @@ from spark_jobs.session import known, running, session
 def main(job: Job, argv: Sequence[str] | None = None) -> int:
     """The command of one job: `spark-submit spark_jobs/<job>.py ...` or `python -m spark_jobs.<job> ...`."""
     arguments = parse(job.name, job.doc or f"Run the {job.name} job for one day and publish its tables.", argv)
-    return guarded(lambda: _run_alone(job, request(arguments)))
+    return guarded(lambda: run_alone(job, request(arguments)))
 
 
-def _run_alone(job: Job, asked: Request) -> int:
+def run_alone(job: Job, asked: Request) -> int:
+    """Run one job in a session of its own, tell the status file and stdout; returns the exit code."""
     if asked.dry_run:
         print(submit_line(job.name, asked))
         return 0

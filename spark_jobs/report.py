@@ -6,30 +6,27 @@ Every number on the page stands in report.json too, and every metric is a cell o
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from pyspark.sql import DataFrame
 
 from conf.files import storage_faults
 from conf.launchers import LAUNCHERS
 from conf.manifest import Manifest, now
 from conf.storage import Store
-from spark_jobs import charts
-from spark_jobs.funnel import funnel
+from spark_jobs.contributions import contributions
+from spark_jobs.funnel import funnel, recent_days
 from spark_jobs.job import Artefact, Context, Job, main
-from spark_jobs.report_names import BASELINES, FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, percent, shown
+from spark_jobs.report_names import BASELINES, NAMES, count
+from spark_jobs.report_page import Cells, index_cells, render
 from spark_jobs.showcase import overlap, sample_users
 from spark_jobs.training_curves import training
 
 OVERLAP_USERS: Final = 2_000
+DAYS_SHOWN: Final = 7
 # what two runs that made the same tables have in common: no times, no run ids
-STABLE: Final = ("verdict", "at", "channels", "funnel", "overlap", "users")
-
-Cells = Mapping[tuple[str, str, int], Mapping[str, Any]]
+STABLE: Final = ("verdict", "at", "channels", "funnel", "overlap", "contributions", "users")
 
 
 # ---- the verdict ---------------------------------------------------------------------------------------------------
@@ -94,20 +91,25 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "metrics": sorted(rows, key=lambda row: (row["channel"], row["metric"], row["n"])),
         "scored": _scored(context),
         "funnel": funnel(manifests),
+        "days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
         "training": training(read_lines(context, "model", "metrics.jsonl")),
         "index": json.loads(read_text(context, "index", "index.json")),
         "overlap": overlap(
             tables["channel_candidates"], tables["user_state"], channels=settings.channels.names, n=max(at), max_users=OVERLAP_USERS
         ),
+        "contributions": _contributions(context, tables, max(at)),
         "users": sample_users(tables, context.registry, num=settings.report.sample_users, title_field=settings.title_field()),
         "stages": [stage for stage in status.get("stages", []) if "seconds" in stage],
         "versions": {k: v for manifest in manifests.values() for k, v in manifest.versions.items()},
     }
 
 
-def index_cells(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], Mapping[str, Any]]:
-    """Rows of table metrics by (channel, metric, n); slices other than 'all' are left out."""
-    return {(row["channel"], row["metric"], row["n"]): row for row in rows if row["slice"] == "all"}
+def _contributions(context: Context, tables: Mapping[str, DataFrame], n: int) -> dict[str, Any] | None:
+    """What each channel adds, by the clicks that the split held out; None where lists are judged by those of a later day."""
+    if "truth_ds" in context.manifests["metrics"].counters:
+        return None
+    names, seed = context.settings.channels.names, context.settings.split.seed
+    return contributions(tables["channel_candidates"], tables["events"], channels=names, n=n, max_users=OVERLAP_USERS, seed=seed)
 
 
 def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
@@ -176,34 +178,7 @@ def read_lines(context: Context, artefact: str, name: str) -> list[dict[str, Any
     return [json.loads(line) for line in read_text(context, artefact, name).splitlines() if line.strip()]
 
 
-# ---- the page ------------------------------------------------------------------------------------------------------
-
-
-def render(content: Mapping[str, Any]) -> str:
-    """The document as one HTML page that needs no network and runs no script."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, count=count, duration=duration, shown=shown)
-    environment.globals.update(kind_of=kind_of, NAMES=NAMES, FOUND=FOUND, MADE_OF=MADE_OF, VECTORS=VECTORS)
-    environment.globals.update(lines_of=lines_of, round_up=round_up)
-    environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines", "dots")})
-    template = resources.files("spark_jobs").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(cells=index_cells(content["metrics"]), **content)
-
-
-def round_up(value: float) -> float:
-    """The end of an axis from 0 that holds the value."""
-    return charts.ticks(0, value)[-1]
-
-
-def lines_of(curves: Sequence[Mapping[str, Any]]) -> list[charts.Line]:
-    """Curves of the document as lines, told apart by their place."""
-    kinds = ("first", "second", "third", "fourth", "fifth")
-    return [charts.Line(c["label"], kinds[min(n, 4)], [(x, y) for x, y in c["points"]], c["best"]) for n, c in enumerate(curves)]
-
-
-def _drawn(chart: Callable[..., str]) -> Callable[..., Markup]:
-    """The chart as markup; charts escape every text themselves."""
-    return lambda *args, **kwargs: Markup(chart(*args, **kwargs))
+# ---- the files -------------------------------------------------------------------------------------------------------
 
 
 def write(store: Store, folder: str, content: Mapping[str, Any]) -> Artefact:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from spark_jobs import charts
-from spark_jobs.charts import Line
+from spark_jobs.charts import Line, NamedDot
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,17 @@ def test_dots_stand_where_their_values_are_and_are_the_fuller_the_higher_their_s
     assert "a &lt;b" in drawn
     assert charts.dots([], x_label="", y_label="", shade_label="", label="") == ""
     assert 'fill-opacity="1.00"' in charts.dots([(0, 0, 0.5)], x_label="", y_label="", shade_label="", label="")
+
+
+def test_named_dots_stand_where_their_values_are_and_names_never_cover_each_other() -> None:
+    points = [NamedDot(f"channel <{n}>", "channel", 0.5 + 0.004 * n, 0.3 + 0.001 * n) for n in range(5)]
+    drawn = charts.named_dots([*points, NamedDot("all", "merged", 0.0, 0.4)], x_label="coverage", y_label="recall", label="")
+    picture = ElementTree.fromstring(drawn)
+    circles = [(float(c.get("cx") or 0), float(c.get("cy") or 0)) for c in picture.findall("circle")]
+    assert len(circles) == 6
+    assert circles[-1] == pytest.approx((charts.LEFT, charts.TOP))  # no coverage, and the highest recall of all
+    labels = [text for text in picture.findall("text") if (text.get("class") or "").startswith("name")]
+    assert {text.text for text in labels} == {*(f"channel <{n}>" for n in range(5)), "all"}
+    heights = sorted(float(text.get("y") or 0) for text in labels if text.text != "all")
+    assert min(b - a for a, b in pairwise(heights)) >= charts.LINE_HEIGHT - 0.2
+    assert charts.named_dots([], x_label="", y_label="", label="") == ""

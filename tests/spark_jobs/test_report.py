@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 
 from conf.command import Request, RunStatus
 from conf.storage import Manifest
-from spark_jobs import report, semantics
+from spark_jobs import report, report_page, semantics
 from spark_jobs import report_names as names
-from spark_jobs.funnel import funnel
+from spark_jobs.funnel import funnel, recent_days
 from spark_jobs.job import run_job
 from spark_jobs.showcase import overlap
 from spark_jobs.training_curves import MAX_POINTS, training
@@ -117,6 +117,12 @@ def test_the_funnel_tells_what_was_left_out_and_skips_what_is_not_known() -> Non
     assert [note["rows"] for note in steps["clicks"]["notes"]] == [1]  # zeros are not shown
 
 
+def test_slices_stand_in_an_order_that_reads_well() -> None:
+    wanted = ["all", "user activity=0-9", "user activity=10-99", "user activity=100+", "cold users", "city=Oslo", "city=Ulm"]
+    wanted += ["item popularity=head", "item popularity=middle", "item popularity=tail", "cold items"]
+    assert sorted(sorted(wanted), key=report_page.slice_order) == wanted
+
+
 def test_training_curves_come_from_the_lines_of_the_trainer() -> None:
     found = training(training_log())
     assert [curve["label"] for curve in found["losses"]] == ["loss", "mic.uv"]
@@ -189,6 +195,15 @@ def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, repo
         assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], names.percent(content["overlap"]["share"][a][b]))
     assert len(page.having("overlap")) == 4 * 3
     assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
+    by_slice = {(r["channel"], r["slice"]): r for r in table(spark, reported, "metrics").where("metric = 'recall' and n = 10").collect()}
+    for data, text in page.having("slice"):
+        assert float(data["value"]) == by_slice[data["of"], data["slice"]]["value"]
+        assert text == names.percent(float(data["value"]))
+    assert {(d["of"], d["slice"]) for d, _ in page.having("slice")} == set(by_slice)
+    adds = {c["channel"]: c["alone"] for c in content["contributions"]["channels"]}
+    assert {d["adds"]: float(d["value"]) for d, _ in page.having("adds")} == adds
+    told = {(day["ds"], label): names.count(rows) for day in content["days"] for label, rows in day["rows"].items()}
+    assert {(d["day"], d["label"]): text for d, text in page.having("day")} == (told if len(content["days"]) > 1 else {})
     assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
     assert [(d["tried"], text) for d, text in page.having("tried")] == [
         (f"{name}/{kind}", kind) for name in ("items", "users") for kind in ("Flat", "HNSW32")
@@ -206,6 +221,28 @@ def test_the_json_holds_what_the_tables_hold(spark: SparkSession, reported: Requ
     steps = {step["label"]: step["rows"] for step in content["funnel"]}
     assert {row["split"]: row["count"] for row in samples} == {0: steps["training samples"], 1: steps["validation samples"]}
     assert steps["sessions"] == table(spark, reported, "sessions").count()
+
+
+def test_what_channels_add_is_of_the_held_out_clicks_of_the_day(reported: Request) -> None:
+    _, content = files_of(reported)
+    found = {c["channel"]: c for c in content["contributions"]["channels"]}
+    assert set(found) == {"u2i", "i2i", "itemcf", "popular"}
+    assert content["contributions"]["users"] >= content["scored"]["users"]  # all of them, where few are scored
+    assert all(0 < c["alone"] < 1 and 0 <= c["unique"] <= 1 for c in found.values())
+
+
+def test_the_days_before_stand_beside_the_day(copy_of_day: Callable[..., Request]) -> None:
+    asked = copy_of_day()
+    own = asked.store.manifests(("clicks", "samples", "candidates"), asked.ds, asked.settings)
+    (today,) = recent_days(asked.store, asked.ds, own, num=7)
+    assert today["rows"]["clicks"] == own["clicks"].rows
+    assert today["rows"]["training samples"] == own["samples"].counters["train_samples"]
+    assert today["rows"]["users served"] == own["candidates"].counters["users"]
+    # as seen from a later day that has published clicks alone
+    later, before = recent_days(asked.store, "2026-01-09", {"clicks": own["clicks"]}, num=7)
+    assert (later["ds"], before) == ("2026-01-09", today)
+    assert later["rows"]["users served"] is None
+    assert recent_days(asked.store, "2026-01-09", {}, num=0) == [{"ds": "2026-01-09", "rows": dict.fromkeys(today["rows"])}]
 
 
 def test_users_are_shown_with_titles_channels_and_what_they_clicked_later(spark: SparkSession, reported: Request) -> None:
@@ -268,7 +305,7 @@ def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) 
     nothing = {"metrics": [], "channels": [], "verdict": report.verdict({}, 10, users=40), "scored": {**content["scored"], "users": 0}}
     bare = {"training": training([]), "stages": [], "users": []}
     for changed in (nothing, nothing | bare):
-        page = Page(report.render(content | changed))
+        page = Page(report_page.render(content | changed))
         assert page.having("metric") == []
         assert "no click was held out" in page.text
         assert len(page.having("step")) == len(content["funnel"])
