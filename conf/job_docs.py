@@ -13,7 +13,8 @@ from conf.tables import ARTEFACTS, TABLES
 def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31") -> str:
     """What the job reads, writes and is shaped by, and the lines that start it."""
     spec, module = JOBS[job], module_of(job)
-    reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs if table not in spec.optional) or "the raw files of section `source`"
+    own_files = f"the raw files of section `{spec.files[0].split('.')[0]}`" if spec.files else ""
+    reads = ", ".join(f"`{_named(table)}`" for table in spec.inputs if table not in spec.optional) or own_files
     if spec.continues:
         reads += (
             "; with `trainer.warm_start`," if job == "train" else ";"

@@ -111,12 +111,17 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ("report",),
         ("report", "evaluation"),
     ),
+    "ab_test": JobSpec((), ("ab_report",), ("ab",), files=("ab.path",)),
 }
 
 
 def stages(settings: Settings) -> tuple[str, ...]:
     """The jobs of a day by these settings, in its order: all but those that it does not ask for."""
-    asked = {"semantics": settings.semantics.kind is not None, "similar": bool(settings.similar.tables)}
+    asked = {
+        "semantics": settings.semantics.kind is not None,
+        "similar": bool(settings.similar.tables),
+        "ab_test": False,  # of a test, not of a day: it has a start, and what it says must reach who asked
+    }
     return tuple(name for name in JOBS if asked.get(name, True))
 
 

@@ -18,6 +18,7 @@ from conf.names import FIELD_NAME, MASK_COLUMN, RESERVED_COLUMNS
 from conf.schemas.table import Shape
 from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabulary
 from conf.sections.evaluation import Evaluation, Gates, Report
+from conf.sections.experiment import Ab
 from conf.sections.retrieval import Channels, Index, Merge, Similar
 from conf.sections.section import CrossFaultsError, Section
 from conf.sections.semantics import Semantics
@@ -52,6 +53,7 @@ class Settings(Section):
     gates: Gates = Gates()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
+    ab: Ab = Ab()
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

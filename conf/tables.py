@@ -30,6 +30,7 @@ ARTEFACTS: Final[Mapping[str, str]] = {
     "model": "model.pt (settings, vocabulary versions, weights), metrics.jsonl",
     "index": "items.faiss, users.faiss, their row ids, index.json with the measured recall",
     "report": "report.html, report.json",
+    "ab_report": "ab_test.html, ab_test.json",
 }
 
 

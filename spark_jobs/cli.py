@@ -210,6 +210,7 @@ _JOB_DOCS: Mapping[str, str] = {
     "similar": "index -> similar_users, similar_items, where settings ask for them",
     "offline_metrics": "candidates + held-out clicks -> metrics_user, metrics",
     "report": "-> report.html, report.json",
+    "ab_test": "exposure log -> ab_test.html, ab_test.json: an A/B test and its verdict; part of no day",
 }
 
 _DOCTOR = "check Python, Java, Spark, torch, Horovod, FAISS, Petastorm; say what to type for each fault"

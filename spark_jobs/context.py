@@ -79,11 +79,15 @@ Transform = Callable[[Context, Mapping[str, DataFrame]], Mapping[str, Made]]
 
 @dataclass(frozen=True)
 class Job:
-    """name: key of conf.jobs.JOBS, which says what it reads, publishes, and which settings it may use."""
+    """name: key of conf.jobs.JOBS, which says what it reads, publishes, and which settings it may use.
+
+    tell: what its own command does with the current run at its end, published now or up to date; it may raise a GateError.
+    """
 
     name: str
     transform: Transform
     doc: str = ""
+    tell: Callable[[Store, Record], None] | None = None
 
 
 @dataclass(frozen=True)

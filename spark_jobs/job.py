@@ -45,7 +45,9 @@ def run_alone(job: Job, asked: Request) -> int:
         inputs_seen(job.name, asked)  # a missing input is known at once, without the seconds that Spark takes to start
         with running(job.name) as spark:
             result = run_job(job, spark, asked, status)
-    print(summary(result, asked), flush=True)
+        print(summary(result, asked), flush=True)
+        if job.tell is not None:
+            job.tell(asked.store, result.record)
     return 0
 
 
@@ -135,7 +137,7 @@ def inputs_seen(
         previous = previous_manifests(job, asked.store, asked.ds, asked.settings)
     seen = seen_inputs({**manifests, **previous})
     # What an earlier day keeps, a new name on the erasure list must reach, too, though the clicks of today be the same.
-    if not manifests or (previous and asked.settings.source.erasure is not None):
+    if "source.path" in jobs.JOBS[job].files or (previous and asked.settings.source.erasure is not None):
         seen["source"] = source_state(asked.settings)
     elif any(given_files(job, asked.settings)):
         seen["source"] = state_of(given_files(job, asked.settings))
