@@ -145,13 +145,11 @@ def _line(line: Line, frame: _Frame) -> str:
 def _end_labels(series: Sequence[Line], frame: _Frame) -> list[str]:
     """The names at the right ends, moved apart where they would overlap, and kept inside the picture."""
     wanted = sorted(((frame.up(line.points[-1][1]), line) for line in series), key=lambda pair: pair[0]) if len(series) > 1 else []
-    parts: list[str] = []
-    floor_y = HEIGHT - BOTTOM - LINE_HEIGHT * (len(wanted) - 1)
-    y = float(TOP) - LINE_HEIGHT
-    for n, (at, line) in enumerate(wanted):
-        y = max(y + LINE_HEIGHT, min(at, floor_y + LINE_HEIGHT * n))
-        parts.append(f'<text class="name {line.kind}" x="{frame.right + 8:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>')
-    return parts
+    heights = _apart([at for at, _ in wanted])
+    return [
+        f'<text class="name {line.kind}" x="{frame.right + 8:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>'
+        for y, (_, line) in zip(heights, wanted, strict=True)
+    ]
 
 
 # ---- dots ----------------------------------------------------------------------------------------------------------
@@ -201,33 +199,36 @@ class NamedDot:
 
 
 def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str) -> str:
-    """Named points of two shares, both axes in percent from 0; names are moved apart where they would overlap; "" if there is none."""
+    """Named points of two shares, both axes in percent from 0, each led to its name at the right; "" if there is none."""
     if not points:
         return ""
     across, up = (ticks(0, max(values)) for values in ([p.x for p in points], [p.y for p in points]))
-    frame = _Frame((0, across[-1]), (0, up[-1]), right=WIDTH - 16)
+    names = max(len(p.name) for p in points)
+    frame = _Frame((0, across[-1]), (0, up[-1]), right=WIDTH - 24 - min(LETTER * names, WIDTH / 3))
     parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, True) for mark in across]
     parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
     parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
-    parts += [f'<circle class="mark {p.kind}" cx="{frame.across(p.x):.1f}" cy="{frame.up(p.y):.1f}" r="5"/>' for p in points]
-    return _chart([*parts, *_names_apart(points, frame)], label)
+    ordered = sorted(points, key=lambda p: (-p.y, p.x))
+    heights = _apart([frame.up(p.y) for p in ordered])
+    start = frame.right + 16
+    for p, y in zip(ordered, heights, strict=True):
+        parts.append(
+            f'<path class="lead" d="M{frame.across(p.x):.1f},{frame.up(p.y):.1f} L{frame.right:.1f},{y:.1f} L{start - 4:.1f},{y:.1f}"/>'
+        )
+        parts.append(f'<text class="name {p.kind}" x="{start:.1f}" y="{y + 4:.1f}">{escape(p.name)}</text>')
+    parts += [f'<circle class="mark {p.kind}" cx="{frame.across(p.x):.1f}" cy="{frame.up(p.y):.1f}" r="5"/>' for p in ordered]
+    return _chart(parts, label)
 
 
-def _names_apart(points: Sequence[NamedDot], frame: _Frame) -> list[str]:
-    """Each name right of its point, or left of it in the right half; lower than the one before where both would take the same place."""
-    taken: list[tuple[float, float, float]] = []
-    parts = []
-    for point in sorted(points, key=lambda p: -p.y):
-        x, y, width = frame.across(point.x), frame.up(point.y), LETTER * len(point.name)
-        left = x > (LEFT + frame.right) / 2
-        start = x - 10 - width if left else x + 10
-        for low, high, at in sorted(taken, key=lambda place: place[2]):
-            if start < high and low < start + width and abs(y - at) < LINE_HEIGHT:
-                y = at + LINE_HEIGHT
-        taken.append((start, start + width, y))
-        anchor, at_x = ("end", x - 10) if left else ("start", x + 10)
-        parts.append(f'<text class="name {point.kind}" x="{at_x:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>')
-    return parts
+def _apart(wanted: Sequence[float]) -> list[float]:
+    """Ascending heights, moved apart by a line's height where they are nearer, and kept inside the picture."""
+    heights: list[float] = []
+    floor_y = HEIGHT - BOTTOM - LINE_HEIGHT * (len(wanted) - 1)
+    y = float(TOP) - LINE_HEIGHT
+    for n, at in enumerate(wanted):
+        y = max(y + LINE_HEIGHT, min(at, floor_y + LINE_HEIGHT * n))
+        heights.append(y)
+    return heights
 
 
 def _chart(parts: Sequence[str], label: str) -> str:

@@ -85,9 +85,10 @@ def test_named_dots_stand_where_their_values_are_and_names_never_cover_each_othe
     picture = ElementTree.fromstring(drawn)
     circles = [(float(c.get("cx") or 0), float(c.get("cy") or 0)) for c in picture.findall("circle")]
     assert len(circles) == 6
-    assert circles[-1] == pytest.approx((charts.LEFT, charts.TOP))  # no coverage, and the highest recall of all
+    assert circles[0] == pytest.approx((charts.LEFT, charts.TOP))  # no coverage, and the highest recall of all
     labels = [text for text in picture.findall("text") if (text.get("class") or "").startswith("name")]
     assert {text.text for text in labels} == {*(f"channel <{n}>" for n in range(5)), "all"}
-    heights = sorted(float(text.get("y") or 0) for text in labels if text.text != "all")
+    heights = sorted(float(text.get("y") or 0) for text in labels)
+    assert len(picture.findall("path")) == 6  # each point is led to its name
     assert min(b - a for a, b in pairwise(heights)) >= charts.LINE_HEIGHT - 0.2
     assert charts.named_dots([], x_label="", y_label="", label="") == ""

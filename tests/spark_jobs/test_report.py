@@ -24,7 +24,7 @@ from spark_jobs.showcase import overlap
 from spark_jobs.training_curves import MAX_POINTS, training
 from tests.spark_jobs.published_day import HOSTILE, training_log
 
-VOID = ("meta", "br", "line", "rect", "circle", "polyline", "img", "link", "input", "hr")
+VOID = ("meta", "br", "line", "path", "rect", "circle", "polyline", "img", "link", "input", "hr")
 
 
 class Page(HTMLParser):
