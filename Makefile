@@ -6,7 +6,9 @@ ROWS ?= 1000000
 BATCH ?= 1024,4096
 DIM ?= 8
 WORKERS ?= 2
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded package package-zip package-env clean
+SIZES ?= 5,50
+ITEMS ?= 1000000
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-metrics package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -48,6 +50,9 @@ bench-profile: setup  ## where the time of a training step goes, as a picture (R
 bench-sharded: ROWS = 50000000
 bench-sharded: setup  ## memory of a worker with a large table, whole and divided (ROWS=50000000 DIM=8 WORKERS=2)
 	$(in_env) python bench/sharded_table.py --rows $(ROWS) --dim $(DIM) --workers $(WORKERS)
+
+bench-metrics: setup  ## offline metrics of millions of candidate rows: time and memory (SIZES=5,50 ITEMS=1000000)
+	$(in_env) python bench/metrics_rows.py --sizes $(SIZES) --items $(ITEMS)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 
