@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[1]
-CHANNELS, LENGTH, AT = 5, 100, (20, 50)
+CHANNELS, LENGTH, AT = 5, 100, (20, 100)  # so every candidate row counts
 HELD_OUT, TRAINED = 10, 20  # clicks a user
 BLOCK = 10_000  # users of a file
 SPARK = "--driver-memory 6g --conf spark.sql.shuffle.partitions=16 --conf spark.ui.enabled=false "
