@@ -9,6 +9,8 @@ from conf.launchers import LAUNCHERS
 from conf.sections.training import Trainer
 from conf.tables import ARTEFACTS, TABLES
 
+_ASKING = {"embed": "embeddings", "index": "index", "candidates": "merge"}
+
 
 def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31") -> str:
     """What the job reads, writes and is shaped by, and the lines that start it."""
@@ -23,7 +25,7 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
         own = ", ".join(f"`{table}`" for table in spec.reuses)
         reads += f"; with `cooc.increment`, its own {own} of the day that `vocabulary.previous_ds` names, if it is there"
     if spec.optional:
-        asks = "an objective asks" if job == "train" else f"section `{'index' if job == 'index' else 'merge'}` asks"
+        asks = "an objective asks" if job == "train" else f"section `{_ASKING[job]}` asks"
         reads += f"; where {asks} for them, {', '.join(f'`{table}`' for table in spec.optional)}"
     writes = [f"  - `{_named(table)}`: {_meaning(table)}" for table in spec.outputs]
     settings = ", ".join(f"`{name}`" for name in spec.settings) or "none of its own"

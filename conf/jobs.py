@@ -19,7 +19,7 @@ class JobSpec:
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
-    optional: inputs that are read only where a section asks for them (property `tables` of objectives, merge and index).
+    optional: inputs that are read only where a section asks for them (property `tables` of objectives, embeddings, index and merge).
     files: settings that name files of the user's, whose change makes the job run anew.
     """
 
@@ -62,7 +62,14 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         continues=("model",),
         optional=("cooc", "cooc_pairs", "sem_nn"),
     ),
-    "embed": JobSpec(("model", "user_state", "user_feat", "item_feat"), ("embeddings_user", "embeddings_item"), (), "retrieval.embed"),
+    "embed": JobSpec(
+        ("model", "user_state", "user_feat", "item_feat", "user_index", "item_index"),
+        ("embeddings_user", "embeddings_item"),
+        ("embeddings", "model.history"),  # history: of users whose vectors are the mean of what they clicked
+        "retrieval.embed",
+        optional=("user_index", "item_index"),
+        files=("embeddings.path",),
+    ),
     "index": JobSpec(
         ("embeddings_user", "embeddings_item", "user_state", "item_feat", "item_index"),
         ("index",),
@@ -117,8 +124,10 @@ JOBS: Final[Mapping[str, JobSpec]] = {
 
 def stages(settings: Settings) -> tuple[str, ...]:
     """The jobs of a day by these settings, in its order: all but those that it does not ask for."""
+    trained = settings.embeddings.path is None
     asked = {
         "semantics": settings.semantics.kind is not None,
+        **{"samples": trained, "train": trained},
         "similar": bool(settings.similar.tables),
         "ab_test": False,  # of a test, not of a day: it has a start, and what it says must reach who asked
     }
@@ -133,7 +142,9 @@ def outputs(job: str, settings: Settings) -> tuple[str, ...]:
 def inputs(job: str, settings: Settings) -> tuple[str, ...]:
     """The tables the job reads, vocabularies by name; those that the day does not make or nothing asks for are left out."""
     made = stages(settings)
-    unused = set(JOBS[job].optional) - settings.objectives.tables - settings.merge.tables - settings.index.tables
+    unused = (
+        set(JOBS[job].optional) - settings.objectives.tables - settings.merge.tables - settings.index.tables - settings.embeddings.tables
+    )
     return tuple(table for table in _by_name(JOBS[job].inputs, settings) if table not in unused and producer(table) in made)
 
 

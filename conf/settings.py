@@ -19,7 +19,7 @@ from conf.schemas.table import Shape
 from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabulary
 from conf.sections.evaluation import Evaluation, Gates, Report
 from conf.sections.experiment import Ab
-from conf.sections.retrieval import Channels, Index, Merge, Similar
+from conf.sections.retrieval import Channels, Embeddings, Index, Merge, Similar
 from conf.sections.section import CrossFaultsError, Section
 from conf.sections.semantics import Semantics
 from conf.sections.source import FieldSpec, Source
@@ -46,6 +46,7 @@ class Settings(Section):
     objectives: Objectives = Objectives()
     mining: Mining | None = Field(None, description="positives and hard negatives from the model's own vectors; null = off; MIC 3.3.2")
     trainer: Trainer = Trainer()
+    embeddings: Embeddings = Embeddings()
     index: Index = Index()
     channels: Channels = Channels()
     merge: Merge = Merge()

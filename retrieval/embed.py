@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 
 from conf.storage import Manifest
 from retrieval import worker
+from retrieval.given_vectors import given_embeddings
 from retrieval.ragged import F32, I32
 from retrieval.search import ArrowFunction
 from spark_jobs.job import Context, Job, Output, main
@@ -55,7 +56,9 @@ class TowersFiles:
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
-    """Encode every user of user_state and every item of the catalogue."""
+    """Encode every user of user_state and every item of the catalogue, or take the vectors that the settings name."""
+    if context.settings.embeddings.path is not None:
+        return {name: Output(df, sort_by=("idx", "interest")) for name, df in given_embeddings(context, tables).items()}
     files = TowersFiles.of(context.manifests["model"], context.files("model"), context.files("item_feat"))
     towers = files.open()  # on the driver too: a bad model file ends the job before any task starts
     context.facts.update({"model_id": towers.model_id, "similarity": towers.similarity, "dim": towers.dim, "interests": towers.interests})

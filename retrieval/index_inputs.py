@@ -50,7 +50,11 @@ def recommendable(context: Context, items: Vectors) -> I32:
     An item of which nothing is known has the vector of every other such item: a search could not tell them apart.
     """
     table = read_columns(context.files("item_feat"))
-    eligible, known = table["eligible"].to_numpy(), has_known_field(table, context.registry)
+    given = context.settings.embeddings.path is not None  # vectors made elsewhere know of no fields
+    eligible, known = (
+        table["eligible"].to_numpy(),
+        np.isin(table["idx"].to_numpy(), items.idx) if given else has_known_field(table, context.registry),
+    )
     usable, blocked = eligible & known, np.isin(table["idx"].to_numpy(), blocked_items(context))
     chosen: I32 = table["idx"].to_numpy()[usable & ~blocked]
     left_out = {"not_eligible": ~eligible, "nothing_known": eligible & ~known, "blocked": usable & blocked}

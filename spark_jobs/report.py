@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from conf.files import storage_faults
 from conf.launchers import LAUNCHERS
 from conf.manifest import Manifest, now
+from conf.settings import Settings
 from conf.storage import Store
 from spark_jobs.contributions import contributions
 from spark_jobs.funnel import funnel, recent_days
@@ -91,8 +92,8 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "metrics": sorted(rows, key=lambda row: (row["channel"], row["metric"], row["n"])),
         "scored": _scored(context),
         "funnel": funnel(manifests),
-        "days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
-        "training": training(read_lines(context, "model", "metrics.jsonl")),
+"days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
+        "training": training(read_lines(context, "model", "metrics.jsonl") if "model" in manifests else []),
         "index": json.loads(read_text(context, "index", "index.json")),
         "overlap": overlap(
             tables["channel_candidates"], tables["user_state"], channels=settings.channels.names, n=max(at), max_users=OVERLAP_USERS
@@ -122,6 +123,14 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
     if "sem_nn" in manifests:
         yield "Semantic neighbours", _semantics(manifests["sem_nn"])
     yield "Users, items", f"{count(manifests['user_index'].rows)}, {count(manifests['item_index'].rows)}"
+    yield from _training_facts(s) if "model" in manifests else [("Vectors", f"given, {facts['dim']} dimensions, {facts['similarity']}")]
+    yield "Published", f"{count(users)} users, at most {s.merge.top} candidates each, layout {s.merge.layout}"
+    for name in ("candidates", "model"):
+        if name in manifests:
+            yield f"Run of {name}", manifests[name].run_id
+
+
+def _training_facts(s: Settings) -> Iterator[tuple[str, str]]:
     yield "Model", f"{s.model.encoder}, {s.model.dim} dimensions, {s.model.history} clicks of history"
     losses = [f"{s.base.weight:g} × {s.base.loss}"]
     if s.objectives.mic:
@@ -133,9 +142,6 @@ def _facts(context: Context, users: int) -> Iterator[tuple[str, str]]:
     talk = {"horovod": "Horovod", "ddp": "torch.distributed"}.get(LAUNCHERS[s.trainer.launcher].backend)
     workers = f"{s.trainer.workers} {talk} workers" if talk else "one process"
     yield "Trained by", f"{workers}, batches of {count(s.trainer.batch)} from {s.trainer.batches}"
-    yield "Published", f"{count(users)} users, at most {s.merge.top} candidates each, layout {s.merge.layout}"
-    for name in ("candidates", "model"):
-        yield f"Run of {name}", manifests[name].run_id
 
 
 def _semantics(manifest: Manifest) -> str:

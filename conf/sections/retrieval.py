@@ -7,6 +7,20 @@ from pydantic import Field
 from conf.sections.section import Count, Positive, Section, Share, Weight
 
 
+class Embeddings(Section):
+    """Vectors made elsewhere, in place of those of the model."""
+
+    path: str | None = Field(
+        None, min_length=1, description="folder with items.parquet and, if there is one, users.parquet: columns key, vector; null = train"
+    )
+    similarity: Literal["cosine", "inner_product"] = Field("cosine", description="of such vectors: what makes a user and an item near")
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables that are read only where these settings ask for them."""
+        return frozenset(["user_index", "item_index"] * (self.path is not None))
+
+
 class Index(Section):
     """The FAISS indexes of items and users."""
 
