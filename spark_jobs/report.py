@@ -92,7 +92,7 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "metrics": sorted(rows, key=lambda row: (row["channel"], row["metric"], row["n"])),
         "scored": _scored(context),
         "funnel": funnel(manifests),
-"days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
+        "days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
         "training": training(read_lines(context, "model", "metrics.jsonl") if "model" in manifests else []),
         "index": json.loads(read_text(context, "index", "index.json")),
         "overlap": overlap(
