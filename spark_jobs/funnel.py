@@ -134,6 +134,6 @@ def _rows(manifest: Manifest | None, counter: str) -> int | None:
         return None
     if not counter:
         return manifest.rows
-    counters = manifest.counters.get(manifest.table, manifest.counters)  # of a job with several outputs, counters stand by table
-    value = counters.get(counter)
+    own = manifest.counters.get(manifest.table)  # candidates counts under its own name; of ingest `clicks` is a number itself
+    value = (own if isinstance(own, dict) else manifest.counters).get(counter)
     return sum(value.values()) if isinstance(value, dict) else value

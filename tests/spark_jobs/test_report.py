@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.command import Request, RunStatus
-from conf.storage import Manifest
+from conf.storage import Manifest, Store
 from spark_jobs import report, report_page, semantics
 from spark_jobs import report_names as names
 from spark_jobs.funnel import funnel, recent_days
@@ -243,6 +243,17 @@ def test_the_days_before_stand_beside_the_day(copy_of_day: Callable[..., Request
     assert (later["ds"], before) == ("2026-01-09", today)
     assert later["rows"]["users served"] is None
     assert recent_days(asked.store, "2026-01-09", {}, num=0) == [{"ds": "2026-01-09", "rows": dict.fromkeys(today["rows"])}]
+
+
+def test_counters_of_a_day_are_found_as_the_jobs_write_them(tmp_path: Path) -> None:
+    """ingest counts `clicks` beside its other numbers, candidates counts under its own name."""
+    own = {
+        "clicks": manifest("clicks", 7, clicks=7, duplicates=2, rejected={"no user": 1, "no item": 3}),
+        "candidates": manifest("candidates", 90, candidates={"users": 9}),
+    }
+    (day,) = recent_days(Store(str(tmp_path), "main"), "2026-01-09", own, num=0)
+    wanted = {"clicks": 7, "duplicates": 2, "users served": 9}
+    assert {name: rows for name, rows in day["rows"].items() if name in wanted} == wanted
 
 
 def test_users_are_shown_with_titles_channels_and_what_they_clicked_later(spark: SparkSession, reported: Request) -> None:
