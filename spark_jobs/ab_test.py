@@ -47,7 +47,8 @@ def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Arte
     window = window_of(rows, chosen, date.fromisoformat(context.ds))
     judged = judge(rows, window, chosen.arms).persist()
     counters["rows"] = {row["fate"]: row["count"] for row in judged.groupBy("fate").count().orderBy("fate").collect()}
-    check_rows(counters["rows"], chosen, context.settings.gates.max_reject_share)
+    in_test = judged.where((F.col("fate") == USED) & (F.col("at") >= 0)).limit(1).count() == 1
+    check_rows(counters["rows"], chosen, max_reject_share=context.settings.gates.max_reject_share, in_test=in_test)
     users = users_of(judged.where(F.col("fate") == USED), chosen, window).persist()
     counters |= count_users(users)
     content = analyse(users.where(~F.col("in_several")), chosen, window, counters)
@@ -67,15 +68,15 @@ def window_of(rows: DataFrame, chosen: Ab, end: date) -> Window:
     return Window(start, end, chosen.pre_days)
 
 
-def check_rows(fates: Mapping[str, int], chosen: Ab, max_reject_share: float) -> None:
-    """Refuse a log of which too much cannot be used, or nothing."""
+def check_rows(fates: Mapping[str, int], chosen: Ab, *, max_reject_share: float, in_test: bool) -> None:
+    """Refuse a log of which too much cannot be used, or that has nothing on the days of the test (in_test: it has)."""
     total = sum(fates.values())
     refused = {fate: count for fate, count in fates.items() if fate not in (USED, OUTSIDE, NOT_SHOWN)}
     if sum(refused.values()) > max_reject_share * total:
         share = sum(refused.values()) / total
         head = Fault(f"{sum(refused.values())} of {total} rows refused ({share:.1%})", f"gates.max_reject_share is {max_reject_share:.1%}")
         raise GateError(f"ab.path={chosen.path}", [head, *(Fault(f"{count} rows: {fate}") for fate, count in refused.items())])
-    if not fates.get(USED):
+    if not in_test:
         found = "; ".join(f"{count} rows: {fate}" for fate, count in fates.items())
         raise BadDataError(f"ab.path={chosen.path}", [Fault("no exposure of the test", found, "check ab.start, --ds and ab.arms")])
 

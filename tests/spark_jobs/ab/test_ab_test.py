@@ -178,6 +178,7 @@ def test_cold_users_by_their_day_of_registration(spark: SparkSession, make_reque
         ({"click": "x"}, {}, GateError, r"max_reject_share is 5\.0%\n  \d+ rows: a number that cannot be read or is below 0"),
         ({"arm": "other"}, {}, GateError, "rows: no such arm"),
         ({"day": "2027-01-01"}, {}, BadDataError, "no exposure of the test   7664 rows: before or after the test"),
+        ({"day": "2026-03-01"}, {}, BadDataError, "no exposure of the test   .* rows: used"),
         ({}, {"columns": {"click": "clicks", "user": "uid"}}, SchemaError, r"did you mean: ab\.columns\.click: click \?"),
         ({}, {"start": "2026-03-10"}, SettingsError, "2026-03-10 is after the last day 2026-03-09"),
         ({}, {"path": "/nowhere/log.csv"}, NotReadyError, "is not there"),
