@@ -14,11 +14,11 @@ from conf.sections.retrieval import Channels, Merge
 from retrieval.candidates_quotas import learn, valid_clicks
 from retrieval.channels import build_channel
 from retrieval.gates import check_lists
+from retrieval.index_age import indexes_of
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
 from retrieval.similarity import one_row_each
-from retrieval.vector_index import index_files
 from retrieval.world import StoredWorld, Users, users_of
 from spark_jobs.job import Context, Job, Output, main
 
@@ -78,7 +78,7 @@ def with_quotas(context: Context, users: DataFrame, events: DataFrame, world: St
 
 def stored_world(context: Context) -> StoredWorld:
     """The inputs as the executors read them, the index files checked."""
-    index = index_files(context.store.uri(context.store.folder_of(context.manifests["index"])))["items"]
+    index = indexes_of(context)["items"]
     index.check()
     return StoredWorld(
         index=index,

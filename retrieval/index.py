@@ -1,13 +1,14 @@
 """Index: FAISS indexes of the day's items and of the training users, with their recall against exact search measured."""
 
+import hashlib
 import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow.compute as pc
 from pyarrow import fs as pafs
@@ -15,87 +16,112 @@ from pyspark.sql import DataFrame
 
 from conf.errors import BadDataError
 from conf.files import hash_file, storage_faults
+from conf.storage import Store
 from retrieval.index_build import Asked, Built, build_all, choices
-from retrieval.index_inputs import read_vectors, recommendable, sample_users
-from retrieval.vector_index import VectorIndex, flat_vectors
+from retrieval.index_inputs import Source, read_ids, read_vectors, recommendable, sample_users
+from retrieval.index_measure import Made, make
+from retrieval.index_parts import StackedRows
+from retrieval.index_shards import Files, make_parts, parts_of, write_part
+from retrieval.ragged import F32
+from retrieval.vector_index import VectorIndex
 from retrieval.worker import read_columns
 from spark_jobs.job import Artefact, Context, Job, main
 
 
 def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Artefact]:
-    """Build, measure and write the indexes; the tables are read by file on the driver, where FAISS needs them whole.
+    """Build, measure and write the indexes.
 
     items: in the model's own similarity (u2i). users: cosine (u2u2i). items_cosine: cosine (i2i), where `items` is not that already.
     """
     settings, facts = context.settings.index, context.facts
-    items, users = (read_vectors(context.files(f"embeddings_{side}")) for side in ("item", "user"))
-    catalogue = items.of(np.isin(items.idx, recommendable(context, items)))
-    state = read_columns(context.files("user_state"), ["user_idx", "num_train"])
-    train = users.of(np.isin(users.idx, state.filter(pc.greater(state["num_train"], 0))["user_idx"].to_numpy()))
-    context.counters["index_users"] = {"indexed": len(np.unique(train.idx)), "no_train_events": len(state) - len(np.unique(train.idx))}
-    if not len(train.idx):
-        raise BadDataError(f"index, ds={context.ds}", ["no user has train events"])
-
-    queries = sample_users(train, facts["interests"], settings.recall_queries)
-    cosine, all_users = facts["similarity"] == "cosine", len(users.idx) // facts["interests"]
-    asked = {"items": Asked(catalogue, cosine, queries, all_users), "users": Asked(train, True, queries, all_users)}
+    items, users, num_users = sources(context)
+    queries = sample_users(users, settings.recall_queries)
+    cosine = facts["similarity"] == "cosine"
+    asked = {
+        "items": ask(context, "items", items, queries, is_unit=cosine, num=num_users),
+        "users": ask(context, "users", users, queries, is_unit=True, num=num_users),
+    }
     if not cosine:
-        asked["items_cosine"] = Asked(catalogue, True, catalogue.matrix[: settings.recall_queries, None, :], len(items.idx))
-    built = build_all(asked, settings)
-    document = {"factory": settings.factory, "similarity": facts["similarity"], "interests": facts["interests"]}
-    names = write(context, built, {**document, "recall_at": settings.recall_at, "recall_queries": len(queries)})
-    context.counters["index"] = {name: measured(made) for name, made in built.items()}
+        first = read_vectors(items.files, keep=items.ids[: settings.recall_queries]).matrix[:, None, :]
+        asked["items_cosine"] = ask(context, "items_cosine", items, first, is_unit=True, num=len(items.ids))
+    folder = context.folder("index")  # empties it: asked for once
+    with storage_faults(folder):
+        built = build_all(asked, settings)
+        document = {"factory": settings.factory, "similarity": facts["similarity"], "interests": facts["interests"]}
+        names = write(context, folder, built, {**document, "recall_at": settings.recall_at, "recall_queries": len(queries)})
+    context.counters["index"] = {name: measured(index) for name, index in built.items()}
     context.counters["choices"] = choices(built)
-    return {"index": Artefact(names=tuple(names), rows=len(catalogue.idx), identity=identity(context, names))}
+    return {"index": Artefact(names=tuple(names), rows=len(items.ids), identity=identity(context, names))}
+
+
+def sources(context: Context) -> tuple[Source, Source, int]:
+    """(the items that may be recommended, the users with train events, the number of all users)."""
+    item_files, user_files = (tuple(context.files(f"embeddings_{side}")) for side in ("item", "user"))
+    items = Source(item_files, recommendable(context, read_ids(item_files)))
+    state = read_columns(context.files("user_state"), ["user_idx", "num_train"])
+    all_users = read_ids(user_files)
+    train = np.intersect1d(all_users, state.filter(pc.greater(state["num_train"], 0))["user_idx"].to_numpy())
+    context.counters["index_users"] = {"indexed": len(train), "no_train_events": len(state) - len(train)}
+    if not len(train):
+        raise BadDataError(f"index, ds={context.ds}", ["no user has train events"])
+    return items, Source(user_files, train, context.facts["interests"]), len(all_users)
+
+
+def ask(context: Context, name: str, source: Source, queries: F32, *, is_unit: bool, num: int) -> Asked:
+    """What is asked of one index; one part is built here, several are by Spark tasks."""
+    parts = parts_of(source, queries.shape[2], context.settings.index)
+
+    def one(factory: str) -> Made:
+        return make(name, source.vectors(), factory, is_unit=is_unit)
+
+    several = partial(make_parts, context, name, source, is_unit=is_unit, parts=parts)
+    return Asked(source, is_unit, queries, num, one if parts == 1 else several, parts)
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------------
 
 
-def write(context: Context, built: Mapping[str, Built], document: dict[str, Any]) -> list[str]:
-    """Write every index, its row ids and index.json into the run folder; return the file names."""
-    store, folder = context.store, context.folder("index")
-    with storage_faults(folder), tempfile.TemporaryDirectory(prefix="trichannel-index-") as scratch:
-        is_local = isinstance(store.fs, pafs.LocalFileSystem)
-        local = Path(folder if is_local else scratch)  # FAISS writes local files only
-        indexes: dict[str, dict[str, Any]] = {}
-        for name, made in built.items():
-            names = write_index(name, made.index, local)
-            if not is_local:
-                pafs.copy_files(str(local), folder, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=store.fs)
-            sizes = {file: hash_file(store.fs, f"{folder}/{file}") for file in names}
-            indexes[name] = {
-                "rows": len(made.index),
-                "is_unit": made.index.is_unit,
-                **measured(made),
-                "bytes": sum(size for size, _ in sizes.values()),
-                "files": {file: {"bytes": size, "sha256": sha256} for file, (size, sha256) in sizes.items()},
-            }
-        with store.fs.open_output_stream(f"{folder}/index.json") as stream:
-            stream.write(json.dumps({**document, "indexes": indexes}, indent=1).encode())
-    return [file for part in indexes.values() for file in part["files"]] + ["index.json"]
+def write(context: Context, folder: str, built: Mapping[str, Built], document: dict[str, Any]) -> list[str]:
+    """Write what is not in the run folder yet, and index.json; remove what no index is made of; return the file names."""
+    store = context.store
+    indexes: dict[str, dict[str, Any]] = {}
+    for name, one in built.items():
+        parts = one.made.parts or {name: put(store, folder, name, one.made.index)}
+        files = {file: entry for entries in parts.values() for file, entry in entries.items()}
+        indexes[name] = {
+            "rows": len(one.made.index),
+            "is_unit": one.made.index.is_unit,
+            **measured(one),
+            "bytes": sum(size for size, _ in files.values()),
+            "parts": list(parts),
+            "files": {file: {"bytes": size, "sha256": sha256} for file, (size, sha256) in files.items()},
+        }
+    with store.fs.open_output_stream(f"{folder}/index.json") as stream:
+        stream.write(json.dumps({**document, "indexes": indexes}, indent=1).encode())
+    names = [file for part in indexes.values() for file in part["files"]] + ["index.json"]
+    for info in store.fs.get_file_info(pafs.FileSelector(folder)):
+        if info.base_name not in names:
+            store.fs.delete_file(info.path)
+    return names
 
 
-def measured(made: Built) -> dict[str, Any]:
+def put(store: Store, folder: str, name: str, index: VectorIndex) -> Files:
+    """Write an index of one part, by way of a local folder: FAISS writes local files only."""
+    assert not isinstance(index.vectors, StackedRows)
+    with tempfile.TemporaryDirectory(prefix="trichannel-index-") as scratch:
+        names = write_part(name, index.searcher, index.ids, index.vectors, Path(scratch))
+        pafs.copy_files(scratch, folder, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=store.fs)
+    return {file: hash_file(store.fs, f"{folder}/{file}") for file in names}
+
+
+def measured(built: Built) -> dict[str, Any]:
     """What the manifest and index.json tell of an index."""
-    told = {"factory": made.factory, "effort": made.effort, "recall": made.recall, "build_s": round(made.build_s, 3)}
-    return {**told, "tried": list(made.tried)}
-
-
-def write_index(name: str, index: VectorIndex, folder: Path) -> list[str]:
-    """Write <name>.faiss and <name>_ids.npy, and the vectors where the index does not hold them as they are."""
-    faiss.write_index(index.searcher, str(folder / f"{name}.faiss"))
-    np.save(folder / f"{name}_ids.npy", index.ids)
-    if isinstance(index.searcher, faiss.IndexFlat) and np.array_equal(flat_vectors(index.searcher), index.vectors):
-        return [f"{name}.faiss", f"{name}_ids.npy"]
-    np.save(folder / f"{name}_vectors.npy", index.vectors)
-    return [f"{name}.faiss", f"{name}_ids.npy", f"{name}_vectors.npy"]
+    told = {"factory": built.factory, "effort": built.effort, "recall": built.recall, "build_s": round(built.made.build_s, 3)}
+    return {**told, "tried": list(built.tried)}
 
 
 def identity(context: Context, names: Sequence[str]) -> str:
     """16 hex digits over the indexes themselves: index.json also holds times, which differ from run to run."""
-    import hashlib
-
     folder = context.store.run_folder("index", context.ds, context.run_id)
     hashes = [hash_file(context.store.fs, f"{folder}/{name}")[1] for name in sorted(names) if name != "index.json"]
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]

@@ -1,39 +1,47 @@
 """Building an index: by the factory that the settings name, or the kind that meets their goals; below the recall goal it is refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conf.errors import Fault, GateError
 from conf.sections.retrieval import Index
 from retrieval.index_choice import Goals, Trial, ranked, reasons
-from retrieval.index_inputs import Vectors
-from retrieval.index_measure import exact, make, recall_of, trials, widen
+from retrieval.index_inputs import Source
+from retrieval.index_measure import Made, exact, recall_of, trials, widen
 from retrieval.ragged import F32
-from retrieval.vector_index import VectorIndex, effort_of, set_effort
+from retrieval.vector_index import effort_of, set_effort
 
 _DIGITS = {"recall": 4, "queries_per_s": 0, "build_s": 3, "day_s": 3}  # of a trial that are told
 
 
+SAMPLE_SEED = 21  # of the choice of vectors that kinds are measured on: any fixed number does
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What an index is asked. vectors: its rows. queries: float32[Q, K, D], those that measure. num: how many a day asks."""
+    """What an index is asked.
 
-    vectors: Vectors
+    source: its rows. queries: float32[Q, K, D], those that measure. num: how many a day asks. make: builds it of all rows by a factory
+    string. parts: in so many parts.
+    """
+
+    source: Source
     is_unit: bool
     queries: F32
     num: int
+    make: Callable[[str], Made]
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Built:
-    """An index with what was measured of it. build_s: seconds to train and add. tried: of each kind what it reached, and `why`."""
+    """An index with what was measured of it. tried: of each kind what it reached, and `why`."""
 
-    index: VectorIndex
+    made: Made
     factory: str
     effort: int
     recall: float
-    build_s: float
     tried: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
@@ -57,29 +65,30 @@ def build_all(asked: Mapping[str, Asked], settings: Index) -> dict[str, Built]:
 
 def build(name: str, asked: Asked, settings: Index) -> Built:
     """The index that settings.factory says, with its recall measured. Raises as `build_all`."""
-    index, build_s = make(name, asked.vectors, settings.factory, is_unit=asked.is_unit)
-    effort = effort_of(index.searcher, nprobe=settings.nprobe, ef_search=settings.ef_search)
-    set_effort(index.searcher, effort)
-    recall = recall_of(index, exact(index, asked.queries, at=settings.recall_at))
+    made = asked.make(settings.factory)
+    effort = effort_of(made.index.searcher, nprobe=settings.nprobe, ef_search=settings.ef_search)
+    set_effort(made.index.searcher, effort)
+    recall = recall_of(made.index, exact(made.index, asked.queries, at=settings.recall_at))
     if recall < settings.min_recall:
         what = f"{name}: recall@{settings.recall_at} is {recall:.4f}, want {settings.min_recall}"
         fix = "raise index.nprobe or index.ef_search, let index.factory be auto or Flat, or lower index.min_recall"
         raise GateError("index", [Fault(what, f"factory {settings.factory}, effort {effort}", fix)])
-    return Built(index, settings.factory, effort, recall, build_s)
+    return Built(made, settings.factory, effort, recall)
 
 
 def build_auto(name: str, asked: Asked, settings: Index) -> Built:
     """The fastest kind that meets both goals: on a sample of the vectors, and then its recall on all of them. Raises as `build_all`."""
-    goals = Goals(settings.min_recall, settings.max_bytes)
-    vectors, is_unit, queries = asked.vectors, asked.is_unit, asked.queries
-    tried = trials(name, vectors, settings, is_unit=is_unit, queries=queries, asked=asked.num)
+    goals = Goals(settings.min_recall, settings.max_bytes * asked.parts)
+    source, is_unit, queries = asked.source, asked.is_unit, asked.queries
+    sample = source.sample(settings.sample_rows, SAMPLE_SEED).vectors()
+    tried = trials(name, sample, settings, rows=source.rows, goals=goals, is_unit=is_unit, queries=queries, asked=asked.num)
     missed: dict[str, float] = {}
     for trial in ranked(tried, goals):
         assert trial.effort is not None
-        index, build_s = make(name, vectors, trial.factory, is_unit=is_unit)
-        effort, recall = widen(index, exact(index, queries, at=settings.recall_at), goals.min_recall, begin=trial.effort)
+        made = asked.make(trial.factory)
+        effort, recall = widen(made.index, exact(made.index, queries, at=settings.recall_at), goals.min_recall, begin=trial.effort)
         if recall >= goals.min_recall:
-            return Built(index, trial.factory, effort, recall, build_s, told(tried, goals, taken=trial.kind, missed=missed))
+            return Built(made, trial.factory, effort, recall, told(tried, goals, taken=trial.kind, missed=missed))
         missed[trial.kind] = recall
     faults = [Fault(f"{name}: {one['factory']}: {one['why']}", _reached(one)) for one in told(tried, goals, taken=None, missed=missed)]
     fix = "lower index.min_recall, raise index.max_memory, or name an index.factory"
@@ -98,7 +107,7 @@ def _rounded(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def choices(built: Mapping[str, Built]) -> list[str]:
     """A line for each kind that was tried, for the log."""
-    return [f"{name}: {one['factory']}: {one['why']} ({_reached(one)})" for name, made in built.items() for one in made.tried]
+    return [f"{name}: {one['factory']}: {one['why']} ({_reached(one)})" for name, index in built.items() for one in index.tried]
 
 
 def _reached(one: Mapping[str, Any]) -> str:

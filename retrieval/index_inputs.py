@@ -1,7 +1,7 @@
 """What an index is made of: the vectors of a table by idx, which items may be recommended, whose queries measure recall."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,43 @@ class Vectors:
         return Vectors(self.idx[keep], self.matrix[keep])
 
 
-def read_vectors(files: Sequence[str]) -> Vectors:
-    """The rows of an embedding table, by (idx, interest). Raises BadDataError where a number is not finite."""
-    table = read_columns(files, ["idx", "interest", "vector"]).sort_by([("idx", "ascending"), ("interest", "ascending")])
+@dataclass(frozen=True)
+class Source:
+    """What an index holds: of an embedding table, in its files, the rows of `ids`, int32[n], ascending; the same number of each."""
+
+    files: tuple[str, ...]
+    ids: I32
+    rows_per_id: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of the index."""
+        return len(self.ids) * self.rows_per_id
+
+    def vectors(self) -> Vectors:
+        """Every row."""
+        return read_vectors(self.files, keep=self.ids)
+
+    def sample(self, rows: int, seed: int) -> "Source":
+        """About so many of the rows, at least of one id: those of the ids whose hashes are smallest, the same ones on every run."""
+        order = np.argsort(words64(seed, self.ids), kind="stable")
+        return replace(self, ids=np.sort(self.ids[order[: max(1, rows // self.rows_per_id)]]))
+
+    def split(self, parts: int) -> list["Source"]:
+        """Parts of consecutive ids, as even as can be."""
+        return [replace(self, ids=ids) for ids in np.array_split(self.ids, parts)]
+
+
+def read_ids(files: Sequence[str]) -> I32:
+    """int32[n]: every idx of an embedding table, once, ascending."""
+    ids: I32 = np.unique(read_columns(files, ["idx"])["idx"].to_numpy())
+    return ids
+
+
+def read_vectors(files: Sequence[str], *, keep: I32 | None = None) -> Vectors:
+    """The rows of an embedding table, by (idx, interest); those of the ids in `keep`. Raises BadDataError where a number is not finite."""
+    tables = [read_columns([file], ["idx", "interest", "vector"]) for file in files] if keep is None else list(_kept(files, keep))
+    table = pa.concat_tables(tables).sort_by([("idx", "ascending"), ("interest", "ascending")])
     flat = pc.list_flatten(table["vector"]).to_numpy().astype(np.float32, copy=False)
     matrix = flat.reshape(len(table), -1) if len(table) else flat.reshape(0, 1)
     broken = ~np.isfinite(matrix).all(axis=1)
@@ -44,8 +78,14 @@ def read_vectors(files: Sequence[str]) -> Vectors:
     return Vectors(table["idx"].to_numpy(), matrix)
 
 
-def recommendable(context: Context, items: Vectors) -> I32:
-    """item_idx of the items that may be recommended: eligible, not blocked, and with at least one field the vocabularies know.
+def _kept(files: Sequence[str], keep: I32) -> Iterator[pa.Table]:
+    for file in files:  # one at a time: of all rows there may be more than fit
+        table = read_columns([file], ["idx", "interest", "vector"])
+        yield table.filter(pa.array(np.isin(table["idx"].to_numpy(), keep)))
+
+
+def recommendable(context: Context, items: I32) -> I32:
+    """Of these items, item_idx of those that may be recommended: eligible, not blocked, and with at least one field the vocabularies know.
 
     An item of which nothing is known has the vector of every other such item: a search could not tell them apart.
     """
@@ -53,14 +93,14 @@ def recommendable(context: Context, items: Vectors) -> I32:
     given = context.settings.embeddings.path is not None  # vectors made elsewhere know of no fields
     eligible, known = (
         table["eligible"].to_numpy(),
-        np.isin(table["idx"].to_numpy(), items.idx) if given else has_known_field(table, context.registry),
+        np.isin(table["idx"].to_numpy(), items) if given else has_known_field(table, context.registry),
     )
     usable, blocked = eligible & known, np.isin(table["idx"].to_numpy(), blocked_items(context))
-    chosen: I32 = table["idx"].to_numpy()[usable & ~blocked]
+    chosen: I32 = np.sort(table["idx"].to_numpy()[usable & ~blocked])
     left_out = {"not_eligible": ~eligible, "nothing_known": eligible & ~known, "blocked": usable & blocked}
     counts = {name: int(which.sum()) for name, which in left_out.items()}
     context.counters["index_items"] = {"catalogue": len(table), "indexed": len(chosen), **counts}
-    missing = np.setdiff1d(chosen, items.idx)
+    missing = np.setdiff1d(chosen, items)
     if len(missing):
         fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")
         raise BadDataError(f"embeddings_item, ds={context.ds}", [fault])
@@ -83,9 +123,7 @@ def has_known_field(item_feat: pa.Table, registry: Registry) -> Bools:
     return known
 
 
-def sample_users(users: Vectors, interests: int, num: int) -> F32:
+def sample_users(users: Source, num: int) -> F32:
     """float32[Q, K, D]: the vectors of `num` users, the same ones on every run, spread over all of them."""
-    matrix = users.matrix.reshape(-1, interests, users.matrix.shape[1])
-    order = np.argsort(words64(_QUERY_SEED, users.idx[::interests]), kind="stable")
-    chosen: F32 = matrix[order[:num]]
-    return chosen
+    vectors = users.sample(num * users.rows_per_id, _QUERY_SEED).vectors()
+    return vectors.matrix.reshape(-1, users.rows_per_id, vectors.matrix.shape[1])

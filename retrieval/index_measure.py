@@ -1,21 +1,22 @@
 """What an index can do, over arrays: its recall against exact search, and each kind's recall, size and speed on a sample."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import faiss
 import numpy as np
 
-from conf.draws import words64
 from conf.errors import Fault, SettingsError
 from conf.sections.retrieval import Index
 from retrieval.index_choice import KINDS, Goals, Trial, scaled, worth_it
 from retrieval.index_inputs import Vectors
-from retrieval.ragged import F32
+from retrieval.index_parts import blocks
+from retrieval.ragged import F32, I32
 from retrieval.vector_index import VectorIndex, efforts, set_effort, unit
 from retrieval.worker import task_cpus
 
-_SAMPLE_SEED = 21  # of the choice of vectors that kinds are measured on: any fixed number does
 _TIMED = 3
 
 
@@ -34,16 +35,26 @@ class Truth:
 def exact(index: VectorIndex, queries_QKD: F32, *, at: int) -> Truth:
     """The truth about the vectors of an index, by brute force over every one; its own search is not used."""
     queries = unit(queries_QKD) if index.is_unit else queries_QKD
-    ids, starts = np.unique(index.ids, return_index=True)
-    wanted = min(at, len(ids))
-    step, least = max(1, (1 << 26) // (len(index) * queries.shape[1])), [np.empty(0, dtype=np.float32)]
-    for start in range(0, len(queries), step):
-        block = queries[start : start + step]
-        scores = (block.reshape(-1, block.shape[2]) @ index.vectors.T).reshape(len(block), block.shape[1], -1).max(axis=1)
-        if len(ids) < scores.shape[1]:
+    wanted, start = min(at, len(np.unique(index.ids))), 0
+    best = np.empty((len(queries), 0), dtype=np.float32)
+    for rows in blocks(index.vectors):  # no id has rows in two of them
+        best = np.concatenate([best, _best_scores(queries, index.ids[start : start + len(rows)], rows, wanted)], axis=1)
+        start += len(rows)
+    return Truth(queries_QKD, np.partition(best, best.shape[1] - wanted, axis=1)[:, best.shape[1] - wanted], wanted)
+
+
+def _best_scores(queries_QKD: F32, ids: I32, vectors: F32, num: int) -> F32:
+    """float32[Q, at most num]: the best scores of these ids, in no order; an id scores the best of its rows and the query's vectors."""
+    starts = np.unique(ids, return_index=True)[1]
+    num = min(num, len(starts))
+    step, best = max(1, (1 << 26) // (len(ids) * queries_QKD.shape[1])), [np.empty((0, num), dtype=np.float32)]
+    for first in range(0, len(queries_QKD), step):
+        block = queries_QKD[first : first + step]
+        scores = (block.reshape(-1, block.shape[2]) @ vectors.T).reshape(len(block), block.shape[1], -1).max(axis=1)
+        if len(starts) < len(ids):
             scores = np.maximum.reduceat(scores, starts, axis=1)
-        least.append(np.partition(scores, len(ids) - wanted, axis=1)[:, len(ids) - wanted])
-    return Truth(queries_QKD, np.concatenate(least), wanted)
+        best.append(np.partition(scores, len(starts) - num, axis=1)[:, len(starts) - num :])
+    return np.concatenate(best)
 
 
 def recall_of(index: VectorIndex, truth: Truth) -> float:
@@ -74,53 +85,73 @@ def widen(index: VectorIndex, truth: Truth, min_recall: float, *, begin: int = 0
 # ---- making --------------------------------------------------------------------------------------------------------
 
 
-def make(name: str, vectors: Vectors, factory: str, *, is_unit: bool) -> tuple[VectorIndex, float]:
-    """(the index, seconds to train and fill it). The same vectors give the same index.
+@dataclass(frozen=True)
+class Made:
+    """An index and the seconds to train and fill it.
+
+    parts: where it lies in the run folder already, each of its parts with its files: bytes, sha256.
+    """
+
+    index: VectorIndex
+    build_s: float
+    parts: Mapping[str, Mapping[str, tuple[int, str]]] = field(default_factory=dict)
+
+
+def make(name: str, vectors: Vectors, factory: str, *, is_unit: bool) -> Made:
+    """The index of these vectors, in memory; the same vectors give the same index. Raises as `trained`."""
+    matrix = ready(vectors, is_unit=is_unit)
+    started = time.perf_counter()
+    searcher = trained(name, matrix, factory)
+    fill(searcher, matrix)
+    return Made(VectorIndex(searcher, vectors.idx, matrix, is_unit), time.perf_counter() - started)
+
+
+def ready(vectors: Vectors, *, is_unit: bool) -> F32:
+    """The matrix as FAISS takes it, at unit length if it is to be."""
+    return np.ascontiguousarray(unit(vectors.matrix) if is_unit else vectors.matrix)
+
+
+def trained(name: str, matrix: F32, factory: str) -> Any:
+    """A FAISS index by inner product that has seen the matrix and holds nothing.
 
     Raises:
         SettingsError: FAISS refuses the factory string, or cannot train it on so few vectors.
     """
-    matrix = np.ascontiguousarray(unit(vectors.matrix) if is_unit else vectors.matrix)
-    started = time.perf_counter()
     try:
         searcher = faiss.index_factory(matrix.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         searcher.train(matrix)
-        # threads that link one graph finish in any order, and so would the links: two builds would answer differently
-        faiss.omp_set_num_threads(1 if isinstance(searcher, faiss.IndexHNSW) else task_cpus())
-        searcher.add(matrix)
     except RuntimeError as error:  # all that FAISS raises
         reason = str(error).rsplit("Error: ", 1)[-1].rsplit(".cpp:", 1)[-1]
         fix = "choose a factory that fits this many vectors; Flat always does"
         raise SettingsError(f"index.factory {factory!r}, {name}: {len(matrix)} vectors", [Fault(reason, fix=fix)]) from error
-    finally:
-        faiss.omp_set_num_threads(task_cpus())
-    return VectorIndex(searcher, vectors.idx, matrix, is_unit), time.perf_counter() - started
+    return searcher
+
+
+def fill(searcher: Any, matrix: F32) -> None:
+    """Add the rows."""
+    # threads that link one graph finish in any order, and so would the links: two builds would answer differently
+    faiss.omp_set_num_threads(1 if isinstance(searcher, faiss.IndexHNSW) else task_cpus())
+    searcher.add(matrix)
+    faiss.omp_set_num_threads(task_cpus())
 
 
 # ---- trials --------------------------------------------------------------------------------------------------------
 
 
-def sampled(vectors: Vectors, num: int) -> Vectors:
-    """About `num` rows: all of the ids whose hashes are smallest, the same ones on every run."""
-    ids, counts = np.unique(vectors.idx, return_counts=True)
-    order = np.argsort(words64(_SAMPLE_SEED, ids), kind="stable")
-    chosen = order[: max(1, int(np.searchsorted(np.cumsum(counts[order]), num, side="right")))]
-    return vectors.of(np.isin(vectors.idx, ids[chosen]))
+def trials(name: str, sample: Vectors, settings: Index, *, rows: int, goals: Goals, is_unit: bool, queries: F32, asked: int) -> list[Trial]:
+    """Every kind, for `rows` rows; those worth it are measured on a sample of them.
 
-
-def trials(name: str, vectors: Vectors, settings: Index, *, is_unit: bool, queries: F32, asked: int) -> list[Trial]:
-    """Every kind, measured on a sample if it is worth it, by `queries`, float32[Q, K, D]; of such a day asks `asked`."""
-    rows, dim = vectors.matrix.shape
-    goals = Goals(settings.min_recall, settings.max_bytes)
+    queries: float32[Q, K, D], those that measure. asked: how many a day asks.
+    """
+    dim = sample.matrix.shape[1]
     measured, large = worth_it(rows, dim, goals)
-    sample, truth = sampled(vectors, settings.sample_rows), None
-    found = []
+    truth, found = None, []
     for kind in measured:
-        index, build_s = make(name, sample, KINDS[kind].factory(len(sample.idx), dim), is_unit=is_unit)
-        truth = truth or exact(index, queries, at=settings.recall_at)
-        effort, recall = widen(index, truth, goals.min_recall)
-        size = len(faiss.serialize_index(index.searcher))
-        trial = Trial(kind, "", size, effort, recall, _rate(index, truth), build_s)
+        made = make(name, sample, KINDS[kind].factory(len(sample.idx), dim), is_unit=is_unit)
+        truth = truth or exact(made.index, queries, at=settings.recall_at)
+        effort, recall = widen(made.index, truth, goals.min_recall)
+        size = len(faiss.serialize_index(made.index.searcher))
+        trial = Trial(kind, "", size, effort, recall, _rate(made.index, truth), made.build_s)
         found.append(scaled(trial, sample=len(sample.idx), rows=rows, dim=dim, queries=asked))
     return [*found, *large]
 

@@ -7,15 +7,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.sections.retrieval import I2I
+from retrieval.index_age import indexes_of
 from retrieval.similarity import cosine_index, near_items, near_users
-from retrieval.vector_index import index_files
 from spark_jobs.job import Context, Job, Output, main
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
     """Search both indexes from inside Spark."""
     channels, interests = context.settings.channels, int(context.facts["interests"])
-    files = index_files(context.store.uri(context.store.folder_of(context.manifests["index"])))
+    files = indexes_of(context)
     for index in files.values():
         index.check()
     similar = raised_neighbours(channels.i2i, top=channels.top)

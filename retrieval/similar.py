@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from retrieval.index_age import indexes_of
 from retrieval.similarity import cosine_index, near_items, near_users
-from retrieval.vector_index import index_files
 from spark_jobs.job import Context, Job, Output, main
 
 _SPARK_TYPES = {"string": "string", "int64": "bigint"}
@@ -16,7 +16,7 @@ _SPARK_TYPES = {"string": "string", "int64": "bigint"}
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
     """Search the indexes of the day with every user, every item, or both."""
     settings, facts = context.settings.similar, context.facts
-    files = index_files(context.store.uri(context.store.folder_of(context.manifests["index"])))
+    files = indexes_of(context)
     for index in files.values():
         index.check()
     made = {}

@@ -12,6 +12,7 @@ import numpy as np
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from retrieval import worker
+from retrieval.index_parts import Parts, Rows, StackedRows, blocks
 from retrieval.ragged import F32, F64, I32, I64, Ragged, aggregate, best_first
 
 EPS = 1e-6  # a vector shorter than this counts as zero: its cosine with anything is 0
@@ -32,12 +33,13 @@ class VectorIndex:
     """A FAISS inner-product index over `vectors`.
 
     ids: int32[n], ascending; a multi-interest user has several rows, one after the other. vectors: float32[n, D], row by row
-    what the index answers for. is_unit: the vectors have unit length and queries are brought to it, so that scores are cosines.
+    what the index answers for; of an index in parts its parts, and so is the searcher. is_unit: the vectors have unit length
+    and queries are brought to it, so that scores are cosines.
     """
 
     searcher: Any
     ids: I32
-    vectors: F32
+    vectors: Rows
     is_unit: bool
 
     def __len__(self) -> int:
@@ -55,13 +57,17 @@ class VectorIndex:
         return table
 
     @cached_property
-    def unit_vectors(self) -> F32:
+    def unit_vectors(self) -> Rows:
         """float32[n, D]: the vectors at unit length."""
-        return self.vectors if self.is_unit else unit(self.vectors)
+        if self.is_unit:
+            return self.vectors
+        return self.vectors.changed(unit) if isinstance(self.vectors, StackedRows) else unit(self.vectors)
 
     @cached_property
     def _longest(self) -> float:
-        return float(np.sqrt(np.einsum("nd,nd->n", self.vectors, self.vectors).max())) if len(self.ids) else 0.0
+        if self.is_unit:
+            return 1.0 + EPS
+        return max((float(np.sqrt(np.einsum("nd,nd->n", rows, rows).max(initial=0))) for rows in blocks(self.vectors)), default=0.0)
 
     def rows_of(self, ids: I32) -> I64:
         """int64[m]: the first row of each id, -1 where it is not in the index."""
@@ -129,7 +135,7 @@ class VectorIndex:
         return settled, (asking, found, np.clip(scores, -1, 1) if self.is_unit else scores)
 
 
-def _dots(left: F32, left_rows: I64, right: F32, right_rows: I64) -> F64:
+def _dots(left: F32, left_rows: I64, right: Rows, right_rows: I64) -> F64:
     """float64[m]: left[left_rows[i]] . right[right_rows[i]], each added up in float64 in one fixed order."""
     result = np.empty(len(left_rows), dtype=np.float64)
     for start in range(0, len(result), _SCORED):
@@ -145,7 +151,7 @@ def _dots(left: F32, left_rows: I64, right: F32, right_rows: I64) -> F64:
 class IndexFiles:
     """One index of the artefact: where its files are and what they must hash to. Small: it travels to the executors.
 
-    sha256: file name -> sha256. effort: as in `set_effort`.
+    sha256: file name -> sha256. effort: as in `set_effort`. parts: what names of the files begin with, one part after the other.
     """
 
     folder: str
@@ -153,6 +159,7 @@ class IndexFiles:
     is_unit: bool
     effort: int
     sha256: Mapping[str, str]
+    parts: tuple[str, ...]
 
     def open(self) -> VectorIndex:
         """Load it, every file checked against its sha256 first: a damaged index file could make FAISS corrupt memory.
@@ -163,12 +170,13 @@ class IndexFiles:
             BadDataError: a file is missing or damaged.
         """
         paths = {name: worker.local_file(f"{self.folder}/{name}", sha256) for name, sha256 in self.sha256.items()}
-        searcher = faiss.read_index(paths[f"{self.name}.faiss"], faiss.IO_FLAG_MMAP_IFC)
+        searchers = [faiss.read_index(paths[f"{part}.faiss"], faiss.IO_FLAG_MMAP_IFC) for part in self.parts]
+        searcher = searchers[0] if len(searchers) == 1 else Parts(searchers)
         set_effort(searcher, self.effort)
-        ids = np.load(paths[f"{self.name}_ids.npy"])
-        stored = paths.get(f"{self.name}_vectors.npy")
-        vectors = flat_vectors(searcher) if stored is None else np.load(stored, mmap_mode="r")
-        return VectorIndex(searcher, ids, vectors, self.is_unit)
+        ids = np.concatenate([np.load(paths[f"{part}_ids.npy"]) for part in self.parts])
+        stored = [paths.get(f"{part}_vectors.npy") for part in self.parts]
+        rows = [flat_vectors(one) if path is None else np.load(path, mmap_mode="r") for one, path in zip(searchers, stored, strict=True)]
+        return VectorIndex(searcher, ids, rows[0] if len(rows) == 1 else StackedRows(rows), self.is_unit)
 
     def held(self) -> VectorIndex:
         """The index, loaded once in this process, searching with as many threads as the task has cores."""
@@ -191,13 +199,16 @@ def index_files(folder: str) -> dict[str, IndexFiles]:
     try:
         with filesystem.open_input_stream(f"{path}/index.json") as stream:
             document = json.loads(stream.read())
-        return {
-            name: IndexFiles(folder, name, part["is_unit"], part["effort"], {f: v["sha256"] for f, v in part["files"].items()})
-            for name, part in document["indexes"].items()
-        }
+        return {name: index_of(folder, name, part) for name, part in document["indexes"].items()}
     except (FileNotFoundError, ValueError, KeyError) as error:
         fault = Fault("index.json is missing or damaged", repr(error), "roll back, or run: trichannel index")
         raise BadDataError(folder, [fault]) from None
+
+
+def index_of(folder: str, name: str, told: Mapping[str, Any]) -> IndexFiles:
+    """The files of an index as index.json tells of it; raises KeyError where that lacks something."""
+    sha256 = {file: entry["sha256"] for file, entry in told["files"].items()}
+    return IndexFiles(folder, name, told["is_unit"], told["effort"], sha256, tuple(told["parts"]))
 
 
 def flat_vectors(searcher: Any) -> F32:
@@ -211,15 +222,17 @@ def flat_vectors(searcher: Any) -> F32:
 
 def set_effort(searcher: Any, effort: int) -> None:
     """Let an IVF index look into `effort` lists, an HNSW index keep `effort` candidates while it searches; other kinds have no choice."""
-    ivf = faiss.try_extract_index_ivf(searcher)
-    if ivf is not None:
-        ivf.nprobe = effort
-    elif isinstance(searcher, faiss.IndexHNSW):
-        searcher.hnsw.efSearch = effort
+    for part in searcher.searchers if isinstance(searcher, Parts) else [searcher]:
+        ivf = faiss.try_extract_index_ivf(part)
+        if ivf is not None:
+            ivf.nprobe = effort
+        elif isinstance(part, faiss.IndexHNSW):
+            part.hnsw.efSearch = effort
 
 
 def efforts(searcher: Any) -> list[int]:
     """The efforts worth trying, least first, powers of two: up to all lists of an IVF index, [0] for a kind that has no choice."""
+    searcher = searcher.searchers[0] if isinstance(searcher, Parts) else searcher
     ivf = faiss.try_extract_index_ivf(searcher)
     if ivf is not None:
         return [*(1 << step for step in range((ivf.nlist - 1).bit_length())), ivf.nlist]
@@ -228,6 +241,7 @@ def efforts(searcher: Any) -> list[int]:
 
 def effort_of(searcher: Any, *, nprobe: int, ef_search: int) -> int:
     """Which of the two is the effort of this kind; 0 where it has none."""
+    searcher = searcher.searchers[0] if isinstance(searcher, Parts) else searcher
     if faiss.try_extract_index_ivf(searcher) is not None:
         return nprobe
     return ef_search if isinstance(searcher, faiss.IndexHNSW) else 0

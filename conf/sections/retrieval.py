@@ -30,7 +30,12 @@ class Index(Section):
     )
     min_recall: Share = Field(0.95, description="recall@recall_at against exact search below which an index is refused")
     max_memory: str = Field(
-        "2GB", pattern=r"^\d+(\.\d+)?(kB|MB|GB)$", description="of auto: what one index may take in memory, in kB, MB or GB of 1000"
+        "2GB",
+        pattern=r"^\d+(\.\d+)?(kB|MB|GB)$",
+        description="of auto: memory that a part of an index may take, in kB, MB or GB of 1000",
+    )
+    shards: Positive | Literal["auto"] = Field(
+        1, description="parts that Spark tasks build and a search goes through | auto: as many as keep whole vectors within max_memory"
     )
     sample_rows: int = Field(50_000, ge=10_000, description="of auto: vectors that the kinds are measured on; decision")
     nprobe: Positive = Field(32, description="lists probed by an IVF factory; auto finds its own")

@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import BadDataError, GateError
 from conf.files import hash_file
-from retrieval.index_inputs import has_known_field, read_vectors, sample_users
+from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_users
 from retrieval.vector_index import index_files, unit
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, day_settings, manifest, table
 
@@ -88,18 +88,48 @@ def test_known_fields_are_those_with_a_real_id():
     assert has_known_field(item_feat, registry).tolist() == [True, True, True, False, False, False]
 
 
-def test_vectors_are_read_by_idx_and_interest_and_must_be_finite(tmp_path):
-    rows = [(2, 1, [5.0, 6.0]), (1, 0, [1.0, 2.0]), (2, 0, [3.0, 4.0]), (1, 1, [7.0, 8.0])]
+@pytest.fixture
+def stored(tmp_path):
+    """stored(name, rows) -> a file of an embedding table with these (idx, interest, vector)."""
     schema = pa.schema([("idx", pa.int32()), ("interest", pa.int8()), ("vector", pa.list_(pa.float32()))])
 
-    def stored(name, data):
-        pq.write_table(pa.Table.from_pylist([dict(zip(schema.names, r, strict=True)) for r in data], schema=schema), tmp_path / name)
+    def write(name, rows):
+        pq.write_table(pa.Table.from_pylist([dict(zip(schema.names, r, strict=True)) for r in rows], schema=schema), tmp_path / name)
         return str(tmp_path / name)
 
-    found = read_vectors([stored("a", rows[:3]), stored("b", rows[3:])])
-    assert found.idx.tolist() == [1, 1, 2, 2]
-    assert found.matrix.tolist() == [[1, 2], [7, 8], [3, 4], [5, 6]]
-    assert sample_users(found, 2, 5).shape == (2, 2, 2)
-    assert sorted(sample_users(found, 2, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
+    return write
+
+
+ROWS = [(2, 1, [5.0, 6.0]), (1, 0, [1.0, 2.0]), (2, 0, [3.0, 4.0]), (1, 1, [7.0, 8.0])]
+
+
+def test_vectors_are_read_by_idx_and_interest_and_must_be_finite(stored):
+    files = (stored("a", ROWS[:3]), stored("b", ROWS[3:]))
+    assert read_ids(files).tolist() == [1, 2]
+    for found in (read_vectors(files), read_vectors(files, keep=np.array([1, 2, 3], dtype=np.int32))):
+        assert found.idx.tolist() == [1, 1, 2, 2]
+        assert found.matrix.tolist() == [[1, 2], [7, 8], [3, 4], [5, 6]]
+    assert read_vectors(files, keep=np.array([2], dtype=np.int32)).matrix.tolist() == [[3, 4], [5, 6]]
+    source = Source(files, read_ids(files), rows_per_id=2)
+    assert source.rows == 4
+    assert sample_users(source, 5).shape == (2, 2, 2)
+    assert sorted(sample_users(source, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
     with pytest.raises(BadDataError, match="1 vectors are not finite   idx \\[9\\]"):
-        read_vectors([stored("c", [*rows, (9, 0, [float("nan"), 0.0])])])
+        read_vectors([stored("c", [*ROWS, (9, 0, [float("nan"), 0.0])])])
+
+
+def test_a_sample_is_the_same_every_time_and_spread_over_the_ids():
+    source = Source((), np.arange(5, 505, dtype=np.int32), rows_per_id=3)
+    chosen = source.sample(100, 7).ids
+    assert len(chosen) == 33
+    assert chosen.min() < 50
+    assert chosen.max() > 450
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(source.sample(100, 7).ids, chosen)
+    np.testing.assert_array_equal(source.sample(10_000, 7).ids, source.ids)
+    assert len(source.sample(1, 7).ids) == 1
+
+
+def test_parts_are_even_and_hold_every_id_once():
+    parts = Source((), np.arange(1, 12, dtype=np.int32)).split(4)
+    assert [part.ids.tolist() for part in parts] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11]]

@@ -1,13 +1,16 @@
 """Building by goals: the kinds compared on real vectors, the first choice that misses, the refusal."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 
 from conf.errors import GateError
 from conf.sections.retrieval import Index
-from retrieval.index_build import Asked, build_all, build_auto, choices
-from retrieval.index_inputs import Vectors
-from retrieval.index_measure import measure_recall, sampled
+from retrieval.index_build import SAMPLE_SEED, Asked, build_all, build_auto, choices
+from retrieval.index_inputs import Source, Vectors
+from retrieval.index_measure import make, measure_recall
 from retrieval.vector_index import set_effort
 
 ROWS, DIM = 24_000, 64
@@ -23,8 +26,23 @@ def clustered():
     return Vectors(np.arange(1, ROWS + 1, dtype=np.int32), matrix.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class InMemory(Source):
+    """Vectors that are at hand, as if they were read from files."""
+
+    matrix: Any = None
+
+    def vectors(self):
+        return Vectors(self.ids, self.matrix[self.ids - 1])
+
+
 def asked(vectors, *, is_unit=True, num=1_000_000):
-    return Asked(vectors, is_unit, vectors.matrix[::200, None], num)
+    source = InMemory((), vectors.idx, matrix=vectors.matrix)
+    return Asked(source, is_unit, vectors.matrix[::200, None], num, lambda factory: make("items", vectors, factory, is_unit=is_unit))
+
+
+def sampled(vectors):
+    return InMemory((), vectors.idx, matrix=vectors.matrix).sample(10_000, SAMPLE_SEED).ids
 
 
 def settings(**given):
@@ -39,7 +57,7 @@ def test_the_fastest_kind_that_finds_enough_is_taken_and_every_other_has_a_reaso
     built = build_auto("items", asked(clustered), settings())
     assert built.factory != "Flat"  # a million queries of 24,000 rows: cluster structure pays
     assert built.recall >= 0.95
-    assert measure_recall(built.index, clustered.matrix[::200, None], at=10) == built.recall
+    assert measure_recall(built.made.index, clustered.matrix[::200, None], at=10) == built.recall
     assert list(why(built)) == ["flat", "ivf", "hnsw", "ivf_sq8"]
     assert [reason for reason in why(built).values() if reason == "taken"] == ["taken"]
     by_kind = {one["kind"]: one for one in built.tried}
@@ -65,7 +83,7 @@ def with_one_long(vectors, idx):
 
 def test_a_kind_that_misses_the_goal_on_all_vectors_gives_way_to_the_next(clustered):
     """The long vector is not in the sample: 8 bits a number look best there, and find too little of all."""
-    vectors = with_one_long(clustered, np.setdiff1d(clustered.idx, sampled(clustered, 10_000).idx)[0])
+    vectors = with_one_long(clustered, np.setdiff1d(clustered.idx, sampled(clustered))[0])
     built = build_auto("items", asked(vectors, is_unit=False), settings(max_memory=f"{(WHOLE + 4 * ROWS) // 1000}kB"))
     assert (built.factory, built.recall) == ("Flat", 1.0)
     told = why(built)
@@ -76,7 +94,7 @@ def test_a_kind_that_misses_the_goal_on_all_vectors_gives_way_to_the_next(cluste
 
 def test_goals_that_nothing_meets_are_refused_with_what_each_reached(clustered):
     """The long vector is in the sample, and whole vectors do not fit."""
-    vectors = with_one_long(clustered, sampled(clustered, 10_000).idx[0])
+    vectors = with_one_long(clustered, sampled(clustered)[0])
     with pytest.raises(GateError) as refused:
         build_all({"items": asked(vectors, is_unit=False)}, settings(max_memory=f"{WHOLE // 2000}kB"))
     assert refused.value.exit_code == 4
@@ -103,5 +121,5 @@ def test_every_index_below_the_goal_is_named(scattered):
 def test_a_given_factory_searches_as_hard_as_the_settings_say(scattered):
     built = build_all({"items": asked(scattered)}, settings(factory="IVF16,Flat", nprobe=16))["items"]
     assert (built.factory, built.effort, built.recall, list(built.tried)) == ("IVF16,Flat", 16, 1.0, [])
-    set_effort(built.index.searcher, 1)
-    assert measure_recall(built.index, scattered.matrix[::200, None], at=10) < 0.95
+    set_effort(built.made.index.searcher, 1)
+    assert measure_recall(built.made.index, scattered.matrix[::200, None], at=10) < 0.95

@@ -6,7 +6,7 @@ import pytest
 
 from conf.errors import SettingsError
 from retrieval.index_inputs import Vectors
-from retrieval.index_measure import exact, make, measure_recall, sampled, widen
+from retrieval.index_measure import exact, make, measure_recall, widen
 from retrieval.vector_index import efforts, set_effort, unit
 from tests.retrieval.small_world import flat_index
 
@@ -19,7 +19,7 @@ def random_vectors(num, dim=16, seed=0):
 def test_coded_indexes_answer_with_exact_scores(factory):
     """Quantised codes decide who is found; scores come from the vectors."""
     vectors = random_vectors(600)
-    index, _ = make("items", vectors, factory, is_unit=True)
+    index = make("items", vectors, factory, is_unit=True).index
     set_effort(index.searcher, 8)
     assert 0.3 < measure_recall(index, vectors.matrix[:50, None], at=10) <= 1
     found = index.nearest(vectors.matrix[:20, None], 5)
@@ -37,14 +37,14 @@ def test_a_factory_that_faiss_refuses_is_a_settings_error(factory, reason):
 
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW8", "IVF16,SQ8"])
 def test_equal_vectors_make_equal_indexes(factory):
-    first, second = (faiss.serialize_index(make("items", random_vectors(3000), factory, is_unit=True)[0].searcher) for _ in range(2))
+    first, second = (faiss.serialize_index(make("items", random_vectors(3000), factory, is_unit=True).index.searcher) for _ in range(2))
     assert np.array_equal(first, second)
 
 
 def test_efforts_are_those_of_the_kind():
     vectors = random_vectors(400)
     of = {
-        factory: efforts(make("items", vectors, factory, is_unit=True)[0].searcher)
+        factory: efforts(make("items", vectors, factory, is_unit=True).index.searcher)
         for factory in ("Flat", "IVF6,Flat", "HNSW8", "IVF1,SQ8")
     }
     assert of == {"Flat": [0], "IVF6,Flat": [1, 2, 4, 6], "HNSW8": [16, 32, 64, 128, 256, 512, 1024], "IVF1,SQ8": [1]}
@@ -52,7 +52,7 @@ def test_efforts_are_those_of_the_kind():
 
 def test_an_index_looks_as_hard_as_it_must_and_no_harder():
     vectors = random_vectors(2000)
-    index, _ = make("items", vectors, "IVF16,Flat", is_unit=True)
+    index = make("items", vectors, "IVF16,Flat", is_unit=True).index
     truth = exact(index, random_vectors(60, seed=3).matrix[:, None], at=10)
     by_effort = {}
     for effort in efforts(index.searcher):
@@ -63,18 +63,6 @@ def test_an_index_looks_as_hard_as_it_must_and_no_harder():
         least = min(effort for effort, recall in by_effort.items() if recall >= goal)
         assert widen(index, truth, goal) == (least, by_effort[least])
     assert widen(index, truth, 0.1, begin=8) == (8, by_effort[8])
-
-
-def test_a_sample_holds_all_rows_of_its_ids_and_is_the_same_every_time():
-    vectors = Vectors(np.repeat(np.arange(5, 505, dtype=np.int32), 3), random_vectors(1500).matrix)
-    sample = sampled(vectors, 100)
-    assert len(sample.idx) == 99
-    ids, counts = np.unique(sample.idx, return_counts=True)
-    assert set(counts.tolist()) == {3}
-    assert ids.min() < 50
-    assert ids.max() > 450
-    np.testing.assert_array_equal(sampled(vectors, 100).idx, sample.idx)
-    np.testing.assert_array_equal(sampled(vectors, 10_000).idx, vectors.idx)
 
 
 def test_recall_counts_what_brute_force_would_have_found():

@@ -39,7 +39,9 @@ def folder(tmp_path, world):
     for name in ("items.faiss", "items_ids.npy"):
         size, sha256 = hash_file(filesystem, f"{root}/{name}")
         files[name] = {"bytes": size, "sha256": sha256}
-    (tmp_path / "index.json").write_text(json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "files": files}}}))
+    (tmp_path / "index.json").write_text(
+        json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "parts": ["items"], "files": files}}})
+    )
     return tmp_path
 
 
@@ -110,12 +112,17 @@ def test_search_in_sql(spark, folder, world):
     assert found[2] == (3, [i for i, _ in third], [s for _, s in third])
 
 
+def flipped(content):
+    """One bit in the middle is another: same size, only the checksum can tell."""
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-100], lambda content: b""], ids=["bit", "truncated", "empty"])
 @pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy"])
-def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, folder, name, monkeypatch):
-    content = bytearray((folder / name).read_bytes())
-    content[len(content) // 2] ^= 1  # same size: only the checksum can tell
-    (folder / name).write_bytes(content)
-    monkeypatch.setattr(faiss, "read_index", lambda path: pytest.fail("FAISS opened a damaged file"))
+def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, folder, name, damage, monkeypatch):
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("FAISS opened a damaged file"))
     with pytest.raises(BadDataError, match="the file is damaged"):
         index_files(str(folder))["items"].open()
     with pytest.raises(BadDataError, match="the file is damaged"):

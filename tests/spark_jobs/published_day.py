@@ -152,7 +152,7 @@ def index(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
     rejected = {"factory": "HNSW32", "effort": None, "recall": None, "bytes": 5_000_000, "queries_per_s": None, "why": "takes 5 MB"}
     tried = [{"factory": "Flat", "effort": 0, "recall": 1.0, "bytes": 1_234_567, "queries_per_s": 4321, "why": "taken"}, rejected]
     part = {"rows": 26, "is_unit": True, "factory": "Flat", "recall": 0.987, "build_s": 0.012, "bytes": 1_234_567}
-    part |= {"tried": tried, "files": {}}
+    part |= {"tried": tried, "parts": ["items"], "files": {}}
     content = {"factory": "auto", "similarity": "cosine", "interests": 1, "recall_at": 50, "recall_queries": 40}
     (folder / "index.json").write_text(json.dumps({**content, "indexes": {"items": part, "users": {**part, "rows": 38, "recall": 1.0}}}))
     return {"index": Artefact(("index.json",))}
