@@ -6,9 +6,11 @@ ROWS ?= 1000000
 BATCH ?= 1024,4096
 DIM ?= 8
 WORKERS ?= 2
+USERS ?= 200000
+TOP ?= 500
 SIZES ?= 5,50
 ITEMS ?= 1000000
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-metrics package package-zip package-env clean
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-retrieval bench-metrics package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -53,6 +55,9 @@ bench-sharded: setup  ## memory of a worker with a large table, whole and divide
 
 bench-metrics: setup  ## offline metrics of millions of candidate rows: time and memory (SIZES=5,50 ITEMS=1000000)
 	$(in_env) python bench/metrics_rows.py --sizes $(SIZES) --items $(ITEMS)
+
+bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 USERS=200000 TOP=500 REPEATS=5)
+	$(in_env) python bench/retrieval_search.py --rows $(ROWS) --users $(USERS) --top $(TOP) --repeats $(REPEATS)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 
