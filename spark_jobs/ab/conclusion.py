@@ -76,7 +76,7 @@ def _doubts(found: Mapping[str, Any], better: Sequence[str]) -> list[str]:
         said.append(f"{found['num_days']} days are no whole week: weekends and newness may count for more than they will.")
     several = found["counters"]["users_in_several_arms"]
     if several:
-        said.append(f"{several} users saw several arms and are in none: assignment should be by user.")
+        said.append(f"Users who saw several arms: {several}. They are in none; assignment should be by user.")
     return said
 
 
