@@ -88,6 +88,7 @@ def raw(folder: Path, name: str, top: int, threads: int, out: Path, *, by_lists:
     set_effort(searcher, files_of(folder, name).effort)
 
     def go(num_files: int) -> None:
+        """Read, search and write."""
         paths = sorted((folder / "queries").iterdir())[:num_files]
         table = pa.concat_tables([pq.read_table(path) for path in paths])
         queries = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, DIM)

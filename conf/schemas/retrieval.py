@@ -2,7 +2,26 @@
 
 from typing import Final
 
+from conf.fields import Side
 from conf.schemas.table import SOURCES_TYPE, Column, Table
+
+
+def _similar(side: Side, which: str, score: str) -> Table:
+    """The published neighbours of a side."""
+    return Table(
+        f"similar_{side}s",
+        f"published where `similar.{side}s` asks for it: one neighbour of one {side}",
+        (
+            Column("key", "string", f"the {side}; business key, in the type it came with"),
+            Column("rank", "int32", "1 = nearest"),
+            Column("neighbour_key", "string", f"another {side}, {which}; business key, in the type it came with"),
+            Column("score", "float32", f"{score}; non-increasing in rank"),
+        ),
+        ("key", "neighbour_key"),
+        derived=True,
+        business_keys={"key": side, "neighbour_key": side},
+    )
+
 
 RETRIEVAL: Final = (
     Table(
@@ -96,30 +115,6 @@ RETRIEVAL: Final = (
         derived=True,
         business_keys={"user_key": "user", "item_keys": "item"},
     ),
-    Table(
-        "similar_users",
-        "published where `similar.users` asks for it: one neighbour of one user",
-        (
-            Column("key", "string", "the user; business key, in the type it came with"),
-            Column("rank", "int32", "1 = nearest"),
-            Column("neighbour_key", "string", "another user, one with train events; business key, in the type it came with"),
-            Column("score", "float32", "cosine; of several interests the similarity of the sets; non-increasing in rank"),
-        ),
-        ("key", "neighbour_key"),
-        derived=True,
-        business_keys={"key": "user", "neighbour_key": "user"},
-    ),
-    Table(
-        "similar_items",
-        "published where `similar.items` asks for it: one neighbour of one item",
-        (
-            Column("key", "string", "the item; business key, in the type it came with"),
-            Column("rank", "int32", "1 = nearest"),
-            Column("neighbour_key", "string", "another item, one that may be recommended; business key, in the type it came with"),
-            Column("score", "float32", "cosine; non-increasing in rank"),
-        ),
-        ("key", "neighbour_key"),
-        derived=True,
-        business_keys={"key": "item", "neighbour_key": "item"},
-    ),
+    _similar("user", "one with train events", "cosine; of several interests the similarity of the sets"),
+    _similar("item", "one that may be recommended", "cosine"),
 )

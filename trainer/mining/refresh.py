@@ -53,6 +53,7 @@ def mine(
     find, recall = build_search(bank_RD, interests, shared)
 
     def found(rows: slice) -> tuple[Tensor, ...]:
+        """Of these places: neighbours and their similarities, and the cluster of each, by interest."""
         places = torch.arange(rows.start, rows.stop)
         unit_nKD = vectors[rows] if whole else unit_vectors(places).cpu()
         query_QD = unit(unit_nKD.flatten(0, 1).to(shared.device))
