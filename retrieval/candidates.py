@@ -19,7 +19,7 @@ from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
 from retrieval.similarity import one_row_each
-from retrieval.world import StoredWorld, Users, users_of
+from retrieval.world import KEY_TYPES, StoredWorld, Users, users_of
 from spark_jobs.job import Context, Job, Output, main
 
 _BLOCK = 512  # users scored together: u2u2i gathers up to 2,500 paths a user, 1.3 million a block, about 100 MB while sorting
@@ -107,7 +107,7 @@ def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user
 
 def schema(item_key_type: str) -> str:
     """Spark schema of what `make_recommend` gives."""
-    key = {"string": "string", "int64": "bigint"}[item_key_type]
+    key = KEY_TYPES[item_key_type]
     return (
         "user_idx int, channels array<struct<channel:string,items:array<int>,scores:array<float>>>, "
         f"item_keys array<{key}>, scores array<float>, sources array<array<{_SOURCE}>>, is_fallback boolean"
@@ -164,7 +164,7 @@ def by_channel(made: DataFrame) -> DataFrame:
 
 def with_user_keys(made: DataFrame, user_index: DataFrame, user_key_type: str) -> DataFrame:
     """The rows with the user's business key, in the type it came with."""
-    kind = {"string": "string", "int64": "bigint"}[user_key_type]
+    kind = KEY_TYPES[user_key_type]
     keys = user_index.select(F.col("idx").alias("user_idx"), F.col("key").cast(kind).alias("user_key"))
     return made.join(keys, on="user_idx", how="inner")
 

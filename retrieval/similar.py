@@ -8,9 +8,8 @@ from pyspark.sql import functions as F
 
 from retrieval.index_age import indexes_of
 from retrieval.similarity import cosine_index, near_items, near_users
+from retrieval.world import KEY_TYPES
 from spark_jobs.job import Context, Job, Output, main
-
-_SPARK_TYPES = {"string": "string", "int64": "bigint"}
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
@@ -40,7 +39,7 @@ def under_keys(found: DataFrame, index: DataFrame, *, key_type: str) -> DataFram
 
     found: columns of neighbours_user. index: columns key, idx; every idx is in it.
     """
-    keys = index.select("idx", F.col("key").cast(_SPARK_TYPES[key_type]).alias("key"))
+    keys = index.select("idx", F.col("key").cast(KEY_TYPES[key_type]).alias("key"))
     rows = found.select("idx", F.posexplode(F.arrays_zip("neighbours", "similarities")).alias("place", "near"))
     ranked = rows.select(
         "idx", (F.col("place") + 1).cast("int").alias("rank"), "near.neighbours", F.col("near.similarities").alias("score")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import faiss
 import numpy as np
@@ -13,6 +13,8 @@ from conf.fields import FIRST_ID
 from retrieval import worker
 from retrieval.ragged import F32, I32, I64, Ragged, last_distinct, sorted_distinct
 from retrieval.vector_index import IndexFiles, VectorIndex
+
+KEY_TYPES: Final = {"string": "string", "int64": "bigint"}  # of business keys: ours -> Spark's
 
 
 @dataclass(frozen=True)
