@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.compiled import I32, I64
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from conf.tables import TRAIN
 from spark_jobs.event_files import read_events
 from spark_jobs.kernels.baskets import baskets
-from spark_jobs.kernels.compiled import I32, I64
 from spark_jobs.kernels.session_changes import in_both
 from spark_jobs.session_cuts import Rule as Cuts
 from spark_jobs.session_cuts import boundaries

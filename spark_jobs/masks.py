@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from conf.compiled import I16, I64
 from conf.masks import FieldRule, Masking
-from spark_jobs.kernels.compiled import I16, I64
 from spark_jobs.kernels.samples import field_masks, half_masks, history_masks, pattern_masks
 
 

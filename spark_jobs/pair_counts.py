@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.compiled import I32, I64
 from conf.errors import BadDataError, Fault
 from conf.fields import FIRST_ID
 from conf.files import open_root
 from conf.tables import TABLES
 from spark_jobs.baskets import Baskets, Block
-from spark_jobs.kernels.compiled import I32, I64
 from spark_jobs.kernels.cooccurrence import Counting as How
 from spark_jobs.kernels.cooccurrence import Known, Walk, count_items, rooms, sessions_of
 from spark_jobs.kernels.strongest import Keeps

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from conf.compiled import I32
 from conf.files import open_root
 from conf.masks import Masking, masking_of
 from conf.settings import Settings
 from conf.tables import TRAIN, VALID, resolve
 from spark_jobs.event_files import num_files, read_events
 from spark_jobs.job import Context, Job, Made, Output, main, spark_schema
-from spark_jobs.kernels.compiled import I32
 from spark_jobs.kernels.samples import dealt, permutation, positions_in_user, windows
 from spark_jobs.masks import compiled_masks
 from spark_jobs.mutual_information import patterns_of

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 from pyspark import TaskContext
 
+from conf.compiled import F32, I32, U64
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from conf.manifest import FileEntry
 from conf.schemas.table import Table
 from spark_jobs.context import Context, Written
-from spark_jobs.kernels.compiled import F32, I32, U64
 from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_ints, hash_long_lists, hash_longs
 from spark_jobs.output import inspect_file
 

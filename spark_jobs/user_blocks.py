@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from conf.compiled import F32, I32, I64, Flags
 from conf.tables import TRAIN
-from spark_jobs.kernels.compiled import F32, I32, I64, Flags
 from spark_jobs.kernels.samples import positions_in_user
 from spark_jobs.kernels.user_blocks import block_items, block_times, block_weights, cut_blocks
 

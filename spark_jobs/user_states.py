@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.compiled import I32
 from conf.files import open_root
 from conf.tables import CONTEXT, TABLES, TRAIN, VALID
 from spark_jobs.event_files import read_events
 from spark_jobs.job import Context, Made
-from spark_jobs.kernels.compiled import I32
 from spark_jobs.task_files import arrow_schema, write_by_tasks
 
 ROWS_PER_GROUP = 100_000

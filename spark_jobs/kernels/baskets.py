@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import I32, I64, compiled
+from conf.compiled import I32, I64, compiled
 
 
 @compiled

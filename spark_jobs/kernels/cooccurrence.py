@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import I32, I64, compiled
+from conf.compiled import I32, I64, compiled
 from spark_jobs.kernels.strongest import Keeps, Rows, keep_strongest
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import compiled
+from conf.compiled import compiled
 
 _GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import F64, U64, compiled
+from conf.compiled import F64, U64, compiled
 from spark_jobs.kernels.draws import mix
 
 

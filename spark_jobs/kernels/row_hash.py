@@ -5,7 +5,7 @@ Source: Collet, XXH64 (its single-word path), as Spark's `xxhash64` function app
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import I32, I64, U64, compiled
+from conf.compiled import I32, I64, U64, compiled
 
 SEED = 42  # Spark's
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import I16, I32, I64, compiled
+from conf.compiled import I16, I32, I64, compiled
 from spark_jobs.kernels.draws import mix
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import I32, I64, Flags, compiled
+from conf.compiled import I32, I64, Flags, compiled
 
 
 @compiled

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spark_jobs.kernels.compiled import F32, I32, I64, U64, Flags, compiled
+from conf.compiled import F32, I32, I64, U64, Flags, compiled
 
 
 class Keeps(NamedTuple):

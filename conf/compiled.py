@@ -28,14 +28,14 @@ def compiled(function: Kernel) -> Kernel:
     except RuntimeError:  # numba finds no folder that it may write to, as in an executor without a home
         return cast(Kernel, numba.njit(nogil=True)(function))
     # numba takes a kept kernel for fresh as long as its own file is, and a kernel of another file may be compiled into it
-    kernel._cache._cache_file._source_stamp = sources_stamp()
+    kernel._cache._cache_file._source_stamp = sources_stamp(function.__module__.rpartition(".")[0])
     return cast(Kernel, kernel)
 
 
 @cache
-def sources_stamp() -> str:
-    """SHA-256 of all files of this package, in a folder or in a zip."""
-    digest = hashlib.sha256()
-    for source in sorted((file for file in files(__package__).iterdir() if file.name.endswith(".py")), key=lambda file: file.name):
+def sources_stamp(package: str) -> str:
+    """SHA-256 of this file and of all files of the package, in a folder or in a zip."""
+    digest = hashlib.sha256(files(__package__).joinpath("compiled.py").read_bytes())
+    for source in sorted((file for file in files(package).iterdir() if file.name.endswith(".py")), key=lambda file: file.name):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()
