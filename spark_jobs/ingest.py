@@ -206,12 +206,13 @@ def deduplicate(clicks: DataFrame) -> DataFrame:
     seq orders events of equal time and is no part of what makes a duplicate.
     """
     # By a window, not by a minimum of structs: that would sort all rows before the shuffle and again behind it, as Spark also would to
-    # keep the first by row_number. Two numbers, of which one says nothing new, come first: sorting compares texts only where they tie.
-    same = Window.partitionBy("_user", "ts", "user_key", "item_key", "event_type", "event_id").orderBy("seq", "weight", "session_key")
+    # keep the first by row_number. User and time go first, in one number: sorting compares whole rows only where it ties, and a user's
+    # clicks stay together in the file.
+    same = Window.partitionBy("_user_ts", "ts", "user_key", "item_key", "event_type", "event_id").orderBy("seq", "weight", "session_key")
     narrow = clicks.select("user_key", "item_key", "ts", "seq", "event_type", "weight", "session_key", "day", "event_id")
-    narrow = narrow.withColumns({"_user": F.xxhash64("user_key"), "_first": F.lit(True)})
+    narrow = narrow.withColumns({"_user_ts": F.shiftleft(F.xxhash64("user_key"), 33).bitwiseOR(F.col("ts")), "_first": F.lit(True)})
     later = F.lag("_first").over(same)
-    return narrow.withColumn("_later", later).where(F.col("_later").isNull()).drop("_user", "_first", "_later", "event_id")
+    return narrow.withColumn("_later", later).where(F.col("_later").isNull()).drop("_user_ts", "_first", "_later", "event_id")
 
 
 def keep_active(clicks: DataFrame, source: Source) -> DataFrame:
