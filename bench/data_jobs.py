@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of clicklog.py and peers.py")
     parser.add_argument("--tasks", default="encode,sessions,cooc,samples,unmasked,sequences")
     parser.add_argument("--engines", default="polars,duckdb", help="peers to run: above 20 million some need more memory than there is")
+    parser.add_argument("--peer-repeats", type=int, help="repeats in which the peers run, too, as far as they are fewer")
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench")
     asked = parser.parse_args()
     if not (asked.peers / "peers.py").is_file():
@@ -275,7 +276,7 @@ def _one_task(asked: argparse.Namespace, ours: Ours, task: str, source: Path) ->
             seconds.setdefault("floor", []).append(floor(ours, task, asked.work / f"{task}-floor"))
         for engine in engines:
             out = asked.work / f"{task}-{engine}"
-            if engine in failed:
+            if engine in failed or repeat >= (asked.peer_repeats or asked.repeats):
                 continue
             found = peer(asked.peers, task, engine, str(source), out)
             if isinstance(found, str):
