@@ -26,7 +26,10 @@ from conf.storage import MAIN, Store
 
 @dataclass(frozen=True)
 class Request:
-    """One command as the user gave it, checked. truth_ds: the later day whose clicks judge those of ds, for the job that can."""
+    """One command as the user gave it, checked.
+
+    truth_ds: the later day whose clicks judge those of ds, for the job that can. since: the earlier day that a job reads; None = the last.
+    """
 
     config: str
     settings: Settings
@@ -39,6 +42,7 @@ class Request:
     dry_run: bool
     log: "Log"
     truth_ds: str | None = None
+    since: str | None = None
 
     @property
     def store(self) -> Store:
@@ -50,8 +54,8 @@ class Request:
         words = ["--config", self.config, "--ds", self.ds, "--variant", self.variant, "--run-id", self.run_id]
         for override in self.overrides:
             words += ["--set", override]
-        if self.truth_ds is not None:
-            words += ["--truth-ds", self.truth_ds]
+        for name, day in (("--truth-ds", self.truth_ds), ("--since", self.since)):
+            words += [] if day is None else [name, day]
         return words + ["--force"] * self.force + ["--break-lock"] * self.break_lock + ["--log-format", self.log.format]
 
 
@@ -91,6 +95,11 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth-ds", metavar="YYYY-MM-DD", help="score against the clicks after ds, up to and including this day")
 
 
+def add_since_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of a job that reads tables of an earlier day."""
+    parser.add_argument("--since", metavar="YYYY-MM-DD", help="the earlier day whose candidates are read (default: the last before ds)")
+
+
 def request(arguments: argparse.Namespace) -> Request:
     """The parsed arguments, with settings loaded and names checked. Raises SettingsError, UsageError."""
     settings = load(arguments.config, arguments.set)
@@ -109,6 +118,7 @@ def request(arguments: argparse.Namespace) -> Request:
         dry_run=arguments.dry_run,
         log=Log(arguments.log_format, run_id=run_id),
         truth_ds=_truth_day(arguments, settings, ds),
+        since=_earlier_day(arguments, ds),
     )
 
 
@@ -133,6 +143,14 @@ def _truth_day(arguments: argparse.Namespace, settings: Settings, ds: str) -> st
         found = f"its clicks go back {source.train_days + source.lookback_days} days (source.train_days, source.lookback_days)"
         raise UsageError("--truth-ds", [Fault(f"{truth_ds} is {days} days after ds {ds}", found, "give a day that is nearer")])
     return str(truth_ds)
+
+
+def _earlier_day(arguments: argparse.Namespace, ds: str) -> str | None:
+    """The day of --since, or None; raises UsageError unless it lies before ds."""
+    since = getattr(arguments, "since", None)
+    if since is not None and check_ds(since, "--since") >= ds:
+        raise UsageError("--since", [Fault(f"{since} is not before ds {ds}", fix="give a day before it")])
+    return since
 
 
 class RunStatus:
@@ -237,6 +255,8 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> argparse.N
     add_arguments(parser)
     if prog in JOBS and JOBS[prog].later:
         add_truth_arguments(parser)
+    if prog in JOBS and JOBS[prog].before:
+        add_since_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -1,6 +1,7 @@
 """What a job reads for a day, of that day and of the one it goes on from, and whether its current run was made from just that."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 
 from conf import jobs
@@ -42,6 +43,24 @@ def previous_manifests(job: str, store: Store, ds: str, settings: Settings) -> d
     return {} if due else found
 
 
+def before_manifests(job: str, store: Store, ds: str, settings: Settings, *, since: str | None = None) -> dict[str, Manifest]:
+    """Manifests of the tables that the job reads of the last day before ds that has them all, whatever its settings; {} = no such day.
+
+    In a variant a day may stand in main, where equal settings shaped it. since: that day and no other; NotReadyError if it lacks one.
+    """
+    tables = jobs.JOBS[job].before
+    if tables and since:
+        return store.manifests(tables, since, settings)
+    if not tables:
+        return {}
+    first = jobs.producer(tables[0])
+    for day in sorted({*store.days(first), *store.days(first, MAIN)}, reverse=True):
+        if day < ds:
+            with suppress(NotReadyError, BadDataError):  # an old day that lacks something, or is damaged, must not stop a new one
+                return store.manifests(tables, day, settings)
+    return {}
+
+
 def epoch_day(manifest: Manifest) -> date:
     """The day on which the numbers that a vocabulary run goes on with were begun."""
     return date.fromisoformat(str(manifest.facts.get("vocabulary_epoch", manifest.ds)).split("/")[0])
@@ -66,9 +85,10 @@ def _previous(job: str, store: Store, ds: str, settings: Settings, *, needed: bo
     return record
 
 
-def seen_inputs(manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    """table -> "variant/ds/run content_hash", as records and manifests keep it."""
-    return {name: manifest.identity for name, manifest in manifests.items()}
+def seen_inputs(manifests: Mapping[str, Manifest], before: Mapping[str, Manifest] | None = None) -> dict[str, str]:
+    """table -> "variant/ds/run content_hash", as records and manifests keep it; those of the day before as `before_<table>`."""
+    earlier = {f"before_{name}": manifest.identity for name, manifest in (before or {}).items()}
+    return {name: manifest.identity for name, manifest in manifests.items()} | earlier
 
 
 def is_current(record: Record, job: str, settings: Settings, seen: Mapping[str, str]) -> bool:

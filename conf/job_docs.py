@@ -35,6 +35,8 @@ def to_markdown(job: str, arguments: str = "--config production --ds 2026-01-31"
         start = [f"{' '.join(launcher.words(8))} {arguments}{given.get(name, '')}" for name, launcher in LAUNCHERS.items()]
     reads += "".join(f"; the file that `{name}` names" for name in spec.files if spec.inputs)
     reads += f"; with `--truth-ds`, of that day: {', '.join(f'`{table}`' for table in spec.later)}" if spec.later else ""
+    if spec.before:
+        reads += f"; of the last day before that has them, or of `--since`: {', '.join(f'`{table}`' for table in spec.before)}"
     lines = [f"- Reads: {reads}.", "- Writes:", *writes, f"- Settings: {settings}.", "", "```bash"]
     return "\n".join([*lines, f"trichannel {job} {arguments}", *start, "```"])
 

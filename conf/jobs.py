@@ -16,6 +16,7 @@ class JobSpec:
 
     module: where its command lives; "" = spark_jobs.<name>.
     later: tables it also reads of a later day, where the command names one (--truth-ds).
+    before: tables it also reads of the last day before ds that has them, if there is one (conf.inputs.before_manifests).
     code: raised by hand when the same settings would now give other rows, so that old outputs are not taken for new ones.
     continues: those of its own tables that it reads of an earlier day, where section `vocabulary` names one.
     reuses: those of its own tables of such a day that only save it work: it does without where they are not there.
@@ -28,6 +29,7 @@ class JobSpec:
     settings: tuple[str, ...]
     module: str = ""
     later: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
     code: int = 1
     continues: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ("similar",),
         "retrieval.similar",
     ),
+    "delta": JobSpec(("candidates",), ("candidates_delta",), (), before=("candidates",)),
     "offline_metrics": JobSpec(
         (
             *("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
@@ -110,10 +113,16 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         later=("clicks",),
         code=2,
     ),
+    "yesterday": JobSpec(
+        ("clicks",),
+        ("metrics_yesterday",),
+        ("evaluation.at", "evaluation.max_users", "split.seed"),
+        before=("candidates", "channel_candidates", "user_index", "item_index"),
+    ),
     "report": JobSpec(
         (
             *("clicks", "users", "items", "events", "user_state", "sessions", "cooc", "sem_nn", "samples", "model", "index"),
-            *("channel_candidates", "candidates", "metrics", "user_index", "item_index"),
+            *("channel_candidates", "candidates", "metrics", "metrics_yesterday", "user_index", "item_index"),
         ),
         ("report",),
         ("report", "evaluation"),
@@ -129,6 +138,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
         "semantics": settings.semantics.kind is not None,
         **{"samples": trained, "train": trained},
         "similar": bool(settings.similar.tables),
+        "delta": settings.publish.delta,
         "ab_test": False,  # of a test, not of a day: it has a start, and what it says must reach who asked
     }
     return tuple(name for name in JOBS if asked.get(name, True))

@@ -19,6 +19,7 @@ from conf.schemas.table import Shape
 from conf.sections.data import Cooc, Samples, Session, Split, Storage, Vocabulary
 from conf.sections.evaluation import Evaluation, Gates, Report
 from conf.sections.experiment import Ab
+from conf.sections.publishing import Publish
 from conf.sections.retrieval import Channels, Embeddings, Index, Merge, Similar
 from conf.sections.section import CrossFaultsError, Section
 from conf.sections.semantics import Semantics
@@ -51,6 +52,7 @@ class Settings(Section):
     channels: Channels = Channels()
     merge: Merge = Merge()
     similar: Similar = Similar()
+    publish: Publish = Publish()
     gates: Gates = Gates()
     evaluation: Evaluation = Evaluation()
     report: Report = Report()

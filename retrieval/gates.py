@@ -1,6 +1,6 @@
 """Lists unlike those of the last days are refused before they are published: the day before stays current.
 
-Five measures, each compared with its own range over the last committed days of `candidates` in this variant that were made by equal
+Seven measures, each compared with its own range over the last committed days of `candidates` in this variant that were made by equal
 settings of channels and merge. The measures of every day stand in its manifest, for the days to come.
 """
 
@@ -23,6 +23,8 @@ _WORDS: Final = {
     "items_per_user": "items a user",
     "coverage": "share of the recommendable items that stand in any list",
     "fallback": "share of users without history",
+    "channels_per_user": "channels with a list, a user",
+    "index_recall": "recall of the index against exact search",
     "valid_recall": "recall of the model on valid clicks",
 }
 
@@ -30,7 +32,7 @@ _WORDS: Final = {
 def check_lists(context: Context, made: DataFrame) -> None:
     """Measure the lists, compare them with those of the last days, and put both into counters["gate"].
 
-    made: one row a user with item_keys and is_fallback.
+    made: one row a user with channels, item_keys and is_fallback.
 
     Raises:
         GateError: a measure lies outside its limit; every such measure with its range and the setting to change.
@@ -45,7 +47,9 @@ def check_lists(context: Context, made: DataFrame) -> None:
         for manifest in reversed(manifests)
         if manifest.counters.get(COUNTER, {}).get("settings") == shape
     }
-    measures = measure(made, indexed=context.manifests["index"].counters["index_items"]["indexed"])
+    index = context.manifests["index"].counters
+    measures = measure(made, indexed=index["index_items"]["indexed"])
+    measures["index_recall"] = min(one["recall"] for one in index["index"].values())
     if context.facts.get("valid_recall") is not None:
         measures["valid_recall"] = context.facts["valid_recall"]
     found = {"measures": measures, "compared_days": list(earlier), "damaged_days": damaged, "settings": shape}
@@ -56,8 +60,9 @@ def check_lists(context: Context, made: DataFrame) -> None:
 
 
 def measure(made: DataFrame, *, indexed: int) -> dict[str, float]:
-    """users, items_per_user, coverage (of `indexed` items) and fallback, to six digits."""
-    mean = {"items_per_user": F.size("item_keys"), "fallback": F.col("is_fallback").cast("int")}
+    """users, items_per_user, channels_per_user, coverage (of `indexed` items) and fallback, to six digits."""
+    with_list = F.size(F.filter("channels", lambda one: F.size(one["items"]) > 0))
+    mean = {"items_per_user": F.size("item_keys"), "channels_per_user": with_list, "fallback": F.col("is_fallback").cast("int")}
     users = made.agg(F.count("*").alias("users"), *(F.avg(column).alias(name) for name, column in mean.items())).first()
     items = made.select(F.explode("item_keys")).distinct().count()
     assert users is not None

@@ -1,4 +1,4 @@
-"""Many days, one after the other, in one Spark session: each a run of its own, so that one that fails stops no other."""
+"""Many days, one after the other in one Spark session, or some ahead at a time: each a run of its own; one that fails stops no other."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from conf import errors
 from conf.command import Log, Request, RunStatus, Timer, exit_code
 from conf.errors import Fault, SchemaError, TrichannelError, UsageError
 from conf.names import check_ds, check_name
+from spark_jobs.days_ahead import run_ahead, stages_apart
 from spark_jobs.pipeline import closing_line, describe, plan, run_stages, stages_until
 from spark_jobs.session import session
 
@@ -31,8 +32,11 @@ class BackfillError(TrichannelError):
         super().__init__(where, faults)
 
 
-def backfill(asked: Request, start: str, end: str, *, only_missing: bool = False, until: str | None = None) -> int:
+def backfill(asked: Request, start: str, end: str, *, only_missing: bool = False, until: str | None = None, max_parallel: int = 1) -> int:
     """Run every day from start to end, both included, the oldest first; one line a day.
+
+    max_parallel: that many days at a time run ahead, as far as their stages read nothing of another day; what is left, and days that
+    failed there, come in their turn.
 
     Raises:
         UsageError: a bad day, or start after end. BackfillError: days failed; its exit code is that of the worst.
@@ -45,17 +49,28 @@ def backfill(asked: Request, start: str, end: str, *, only_missing: bool = False
             print(f"ds={day.ds} present" if day.ds in present else describe(planned, day))
         return 0
     with RunStatus(asked, "backfill") as status, OneSession() as spark:
+        done = ahead([day for day in days if day.ds not in present], stages, max_parallel) if max_parallel > 1 else frozenset()
 
         def run(day: Request) -> str:
             """The day's line; raises what made it fail."""
             if day.ds in present:
                 return f"present ds={day.ds}"
+            day = replace(day, force=day.force and day.ds not in done)
             with RunStatus(day, "run") as own:
                 run_stages(stages, spark.get(), day, own)
             return closing_line(day, stages)
 
         run_days(days, run, status, spark.restart)
     return 0
+
+
+def ahead(days: Sequence[Request], stages: Sequence[str], num: int) -> frozenset[str]:
+    """Run the stages that need no other day, of the days that are not up to date, `num` days at a time; the days that did well."""
+    apart = stages_apart(stages, days[0].settings) if days else ()
+    late = [day for day in days if any(stage.reason for stage in plan(day) if stage.name in apart)]
+    if len(late) < 2:
+        return frozenset()
+    return frozenset(ds for ds, code in run_ahead(late, apart[-1], num=num).items() if code == 0)
 
 
 def days_between(start: str, end: str) -> list[str]:

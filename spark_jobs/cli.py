@@ -11,7 +11,7 @@ from conf.command import request
 from conf.errors import EXIT_CODES, Fault, UsageError
 from conf.settings import load, packaged_names, to_yaml
 from spark_jobs.table_verbs import TABLE_VERBS
-from spark_jobs.verbs import Arguments, Verb, verb
+from spark_jobs.verbs import Arguments, Verb, positive, verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +63,8 @@ def _backfill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", required=True, metavar="YYYY-MM-DD", help="the oldest day")
     parser.add_argument("--end", required=True, metavar="YYYY-MM-DD", help="the newest day, included")
     parser.add_argument("--only-missing", action="store_true", help="leave days whose stages are all committed, by whatever settings")
+    stages = "days run at a time, as far as their stages read nothing of another day (default: 1)"
+    parser.add_argument("--max-parallel", type=positive, default=1, metavar="N", help=stages)
     _run_options(parser)
 
 
@@ -71,8 +73,8 @@ def _backfill(arguments: Arguments) -> int:
 
     if arguments.ds is not None:
         raise UsageError("trichannel backfill", [Fault("--ds names one day", fix="give --start and --end")])
-    only_missing, until = arguments.only_missing, arguments.until
-    return backfill(request(arguments), arguments.start, arguments.end, only_missing=only_missing, until=until)
+    options = {name: getattr(arguments, name) for name in ("only_missing", "until", "max_parallel")}
+    return backfill(request(arguments), arguments.start, arguments.end, **options)
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +210,9 @@ _JOB_DOCS: Mapping[str, str] = {
     "neighbours": "index -> neighbours_user, neighbours_item",
     "candidates": "-> channel_candidates, candidates",
     "similar": "index -> similar_users, similar_items, where settings ask for them",
+    "delta": "candidates of the day and of one before -> candidates_delta, where settings ask for it",
     "offline_metrics": "candidates + held-out clicks -> metrics_user, metrics",
+    "yesterday": "candidates of the day before + clicks since -> metrics_yesterday",
     "report": "-> report.html, report.json",
     "ab_test": "exposure log -> ab_test.html, ab_test.json: an A/B test and its verdict; part of no day",
 }

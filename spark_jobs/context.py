@@ -18,6 +18,7 @@ class Context:
     """What a transform may know besides its input tables. `facts` travel on to all later jobs; `counters` land in the manifests.
 
     previous: the job's own tables of the day it goes on from; its transform gets them as tables `previous_<name>`.
+    before: tables of the last day before that has them, {} where there is none; `earlier` reads one.
     """
 
     spark: SparkSession
@@ -31,6 +32,7 @@ class Context:
     manifests: Mapping[str, Manifest]
     previous: Mapping[str, Manifest]
     publication: Publication
+    before: Mapping[str, Manifest] = field(default_factory=dict)
 
     def folder(self, table: str) -> str:
         """The run folder of an artefact output, empty; a path on `store.fs`."""
@@ -39,6 +41,10 @@ class Context:
     def files(self, table: str) -> list[str]:
         """The data files of an input table or artefact, as paths or URIs."""
         return self.store.files_of(self.manifests[table])
+
+    def earlier(self, table: str) -> DataFrame:
+        """A table of `before`, with whatever columns the settings of that day gave it."""
+        return self.spark.read.parquet(*self.store.files_of(self.before[table]))
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,14 @@ class Job:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. rows: of each output. skipped: the current run was already made from equal settings and inputs."""
+    """What a run did.
+
+    rows: of each output. skipped: the current run was already made from equal settings and inputs. reason: why it made nothing, if so.
+    """
 
     job: str
     record: Record
     seconds: float
     skipped: bool
     rows: Mapping[str, int]
+    reason: str = ""

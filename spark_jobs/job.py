@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from conf import jobs
 from conf.command import Request, RunStatus, Timer, guarded, parse, request
 from conf.files import open_root
-from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchanged
+from conf.inputs import before_manifests, input_manifests, previous_manifests, seen_inputs, unchanged
 from conf.manifest import Manifest
 from conf.settings import Settings
 from conf.tables import ARTEFACTS
@@ -88,10 +88,11 @@ def run_job(job: Job, spark: SparkSession, asked: Request, status: RunStatus | N
             raise
         raise cause from error
     spark.catalog.clearCache()
-    state = "skipped" if result.skipped else "ok"
+    state = "skipped" if result.skipped or result.reason else "ok"
+    values = {"rows": dict(result.rows)} | ({"reason": result.reason} if result.reason else {})
     if status:
-        status.stage(job.name, state, result.seconds, rows=dict(result.rows), run_id=result.record.run_id)
-    asked.log("stage", stage=job.name, status=state, seconds=round(result.seconds, 3), rows=dict(result.rows))
+        status.stage(job.name, state, result.seconds, **values, run_id=result.record.run_id)
+    asked.log("stage", stage=job.name, status=state, seconds=round(result.seconds, 3), **values)
     return result
 
 
@@ -99,7 +100,8 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
     settings, store, ds = asked.settings, asked.store, asked.ds
     manifests = input_manifests(job.name, store, ds, settings, truth_ds=asked.truth_ds)
     previous = previous_manifests(job.name, store, ds, settings)
-    seen = inputs_seen(job.name, asked, manifests, previous)
+    before = before_manifests(job.name, store, ds, settings, since=asked.since)
+    seen = inputs_seen(job.name, asked, manifests, previous, before)
     record = unchanged(job.name, asked, seen)
     if record is not None:
         rows = {table: store.load_manifest(table, record).rows for table in record.tables}
@@ -110,7 +112,7 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
             facts.update(manifest.facts)
     with store.publication(job.name, ds, asked.run_id, settings, inputs=seen, break_lock=asked.break_lock) as publication:
         registry, counters = settings.registry(), dict[str, Any]()
-        context = Context(spark, settings, ds, asked.run_id, store, registry, facts, counters, manifests, previous, publication)
+        context = Context(spark, settings, ds, asked.run_id, store, registry, facts, counters, manifests, previous, publication, before)
         tables = {name: read(context, name) for name in manifests if name not in ARTEFACTS}
         tables |= {f"previous_{name}": read(context, name, manifest) for name, manifest in previous.items()}
         made = job.transform(context, tables)
@@ -121,13 +123,17 @@ def _run(job: Job, spark: SparkSession, asked: Request, timer: Timer) -> RunResu
     for kind in ("choice", "warning"):
         for text in counters.get(f"{kind}s", []):
             asked.log(kind, stage=job.name, text=text)
-    return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows)
+    return RunResult(job.name, record, timer.seconds, skipped=False, rows=rows, reason=counters.get("skipped", ""))
 
 
 def inputs_seen(
-    job: str, asked: Request, manifests: Mapping[str, Manifest] | None = None, previous: Mapping[str, Manifest] | None = None
+    job: str,
+    asked: Request,
+    manifests: Mapping[str, Manifest] | None = None,
+    previous: Mapping[str, Manifest] | None = None,
+    before: Mapping[str, Manifest] | None = None,
 ) -> dict[str, str]:
-    """What the job reads now: table -> identity of its current run, tables of its own of an earlier day included.
+    """What the job reads now: table -> identity of its current run, tables of earlier days included.
 
     For the first job it is the state of the raw files. Raises NotReadyError.
     """
@@ -135,7 +141,9 @@ def inputs_seen(
         manifests = input_manifests(job, asked.store, asked.ds, asked.settings, truth_ds=asked.truth_ds)
     if previous is None:
         previous = previous_manifests(job, asked.store, asked.ds, asked.settings)
-    seen = seen_inputs({**manifests, **previous})
+    if before is None:
+        before = before_manifests(job, asked.store, asked.ds, asked.settings, since=asked.since)
+    seen = seen_inputs({**manifests, **previous}, before)
     # What an earlier day keeps, a new name on the erasure list must reach, too, though the clicks of today be the same.
     if "source.path" in jobs.JOBS[job].files or (previous and asked.settings.source.erasure is not None):
         seen["source"] = source_state(asked.settings)

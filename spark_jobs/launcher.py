@@ -119,13 +119,18 @@ def run_tree(command: Sequence[str], *, env: Mapping[str, str], stdout: int | No
     Where this process is killed outright, Linux tells the command to end (elsewhere it goes on, and publishes what it finishes).
     grace_s: seconds they have to give back what they hold (the trainer its lock) before they are killed.
     """
-    # in a session of its own: Ctrl-C reaches only us, and what it means for the trainer is decided here
-    process = subprocess.Popen(command, stdout=stdout, env=dict(env), start_new_session=True, preexec_fn=_end_with_parent(os.getpid()))
+    process = start_tree(command, stdout=stdout, env=env)
     try:
         return process.wait()
     except BaseException:
-        _end_tree(process, grace_s)
+        end_tree(process, grace_s)
         raise
+
+
+def start_tree(command: Sequence[str], *, env: Mapping[str, str], stdout: int | None = None) -> "subprocess.Popen[bytes]":
+    """The command, started; `end_tree` ends it."""
+    # in a session of its own: Ctrl-C reaches only us, and what it means for the command is decided here
+    return subprocess.Popen(command, stdout=stdout, env=dict(env), start_new_session=True, preexec_fn=_end_with_parent(os.getpid()))
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -145,7 +150,8 @@ def _end_with_parent(parent: int) -> Any:
     return arm
 
 
-def _end_tree(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+def end_tree(process: "subprocess.Popen[bytes]", grace_s: float = 15) -> None:
+    """End the process and all that it started: politely, and after `grace_s` seconds by force."""
     try:
         root = psutil.Process(process.pid)
         family = [root, *root.children(recursive=True)]  # listed first: whoever outlives its parent could not be found again

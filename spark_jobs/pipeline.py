@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -140,6 +141,8 @@ def closing_line(asked: Request, stages: tuple[str, ...]) -> str:
     ]
     if "offline_metrics" in stages:
         words.append(f"recall@{max(settings.evaluation.at)}={merged_recall(asked)}")
+    if "yesterday" in stages and (found := yesterdays_recall(asked)):
+        words.append(found)
     if "report" in stages:
         words.append(f"report={store.folder_of(store.manifest('report', asked.ds, settings))}/report.html")
     return " ".join(words)
@@ -147,12 +150,21 @@ def closing_line(asked: Request, stages: tuple[str, ...]) -> str:
 
 def merged_recall(asked: Request) -> str:
     """Recall of the merged candidates at the largest N, to 4 digits; 'none' where nothing was held out."""
-    store = asked.store
-    for path in store.files_of(store.manifest("metrics", asked.ds, asked.settings)):
+    rows = _recall_rows(asked, "metrics", pc.field("slice") == "all")
+    return f"{rows[0]['value']:.4f}" if rows else "none"
+
+
+def yesterdays_recall(asked: Request) -> str:
+    """The same of the candidates of the day before on the clicks since, with that day; "" where they were not scored."""
+    rows = _recall_rows(asked, "metrics_yesterday", pc.scalar(True))
+    return f"recall@{rows[0]['n']}_of_{rows[0]['candidates_ds']}={rows[0]['value']:.4f}" if rows else ""
+
+
+def _recall_rows(asked: Request, name: str, also: pc.Expression) -> list[dict[str, Any]]:
+    """The row of the merged list's recall at the largest N in a table of metrics; [] where there is none."""
+    store, rows = asked.store, list[dict[str, Any]]()
+    wanted = (pc.field("channel") == "merged") & (pc.field("metric") == "recall") & (pc.field("n") == max(asked.settings.evaluation.at))
+    for path in store.files_of(store.manifest(name, asked.ds, asked.settings)):
         filesystem, file = open_root(path)
-        table = pq.read_table(file, filesystem=filesystem)
-        wanted = (pc.field("channel") == "merged") & (pc.field("metric") == "recall") & (pc.field("slice") == "all")
-        rows = table.filter(wanted & (pc.field("n") == max(asked.settings.evaluation.at))).to_pylist()
-        if rows:
-            return f"{rows[0]['value']:.4f}"
-    return "none"
+        rows += pq.read_table(file, filesystem=filesystem).filter(wanted & also).to_pylist()
+    return rows

@@ -4,6 +4,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 
+def lists_by_key(candidates: DataFrame) -> DataFrame:
+    """user_key, item_keys, scores (best first) of published candidates of either layout; users without any have no row."""
+    if "item_keys" in candidates.columns:
+        return candidates.where(F.size("item_keys") > 0).select("user_key", "item_keys", "scores")
+    ranked = F.sort_array(F.collect_list(F.struct("rank", "item_key", "score"))).alias("ranked")
+    lists = candidates.groupBy("user_key").agg(ranked)
+    return lists.select("user_key", F.col("ranked.item_key").alias("item_keys"), F.col("ranked.score").alias("scores"))
+
+
 def merged_lists(candidates: DataFrame, units: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
     """Published candidates of the units, of either layout, back to user_idx, items array<int32> (best first).
 

@@ -91,6 +91,7 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "channels": [c for c in ("merged", *settings.channels.names, *BASELINES, "oracle") if c in present],
         "metrics": sorted(rows, key=lambda row: (row["channel"], row["metric"], row["n"])),
         "scored": _scored(context),
+        "yesterday": _yesterday(context, tables["metrics_yesterday"]),
         "funnel": funnel(manifests),
         "days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
         "training": training(read_lines(context, "model", "metrics.jsonl") if "model" in manifests else []),
@@ -166,6 +167,14 @@ def _scored(context: Context) -> dict[str, Any]:
         "als_chosen": counters.get("als_chosen"),
         "als_valid_recall": counters.get("als_valid_recall", {}),
     }
+
+
+def _yesterday(context: Context, metrics: DataFrame) -> dict[str, Any]:
+    """What the candidates of the day before found since, or why that is not known."""
+    counters = context.manifests["metrics_yesterday"].counters
+    rows = [row.asDict() for row in metrics.orderBy("channel", "metric", "n").collect()]
+    told = {name: counters.get(name) for name in ("candidates_ds", "users_scored", "users_with_truth", "skipped")}
+    return {**told, "channels": sorted({row["channel"] for row in rows}, key=lambda c: (c != "merged", c)), "metrics": rows}
 
 
 def _under(prefix: str, counters: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,14 @@ Arguments = argparse.Namespace
 Options = Callable[[argparse.ArgumentParser], None]
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on; argparse refuses others by this function's name."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 @dataclass(frozen=True)
 class Verb:
     """doc: one line for the list. run: name of the verb, argv after it -> exit code."""

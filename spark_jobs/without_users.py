@@ -17,7 +17,7 @@ from conf.schemas.columns import ITEM_USERS
 
 # table -> the column that holds a business key of a user, or (BY_NUMBER) the row number that user_index gave it
 BY_KEY: Final = {
-    **dict.fromkeys(("clicks", "users", "candidates"), "user_key"),
+    **dict.fromkeys(("clicks", "users", "candidates", "candidates_delta"), "user_key"),
     **{"user_index": "key", "vocab_user_id": "value", "similar_users": "key"},
 }
 BY_NUMBER: Final = {

@@ -38,7 +38,10 @@ def test_status_file_has_every_stage_with_time_and_memory(tiny_day):
     status = json.loads((tiny_day.root / "_runs" / "first.json").read_text())
     assert (status["status"], status["exit_code"]) == ("ok", 0)
     assert [s["stage"] for s in status["stages"]] == list(jobs.stages(tiny_day.settings))
-    assert all(s["status"] == "ok" and s["seconds"] > 0 and s["peak_rss_mb"] > 100 for s in status["stages"])
+    assert all(s["seconds"] > 0 and s["peak_rss_mb"] > 100 for s in status["stages"])
+    told = {s["stage"]: (s["status"], s.get("reason")) for s in status["stages"]}
+    assert told.pop("yesterday") == ("skipped", f"no day before {DS} has candidates")
+    assert set(told.values()) == {("ok", None)}
     logged = [json.loads(line) for line in tiny_day.stderr.splitlines() if line.startswith('{"time"')]
     assert {line["stage"] for line in logged if line["event"] == "stage"} >= set(jobs.stages(tiny_day.settings))
 

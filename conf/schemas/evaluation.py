@@ -56,4 +56,22 @@ EVALUATION: Final = (
         derived=True,
         may_be_empty=True,
     ),
+    Table(
+        "metrics_yesterday",
+        "one number of the candidates published before, on the clicks since; empty where there are none to score",
+        (
+            Column("candidates_ds", "string", "the day whose candidates are scored: the last one before that has any"),
+            Column("run_id", "string", "run of those candidates"),
+            Column("channel", "string", "a channel of that day, or 'merged'"),
+            Column("metric", "string", "recall, precision, ndcg_hit, ndcg_std, hr, mrr, hit_cut, as in metrics"),
+            Column("n", "int32", "cut-off N"),
+            Column("value", "float64", "mean over users"),
+            Column("n_users", "int32", "users averaged over"),
+            Column("ci_lo", "float64", "95 % interval of the mean; null where there is none", nullable=True),
+            Column("ci_hi", "float64", "95 % interval of the mean; null where there is none", nullable=True),
+        ),
+        ("channel", "metric", "n"),
+        derived=True,
+        may_be_empty=True,
+    ),
 )

@@ -115,6 +115,26 @@ RETRIEVAL: Final = (
         derived=True,
         business_keys={"user_key": "user", "item_keys": "item"},
     ),
+    Table(
+        "candidates_delta",
+        "published where `publish.delta` asks for it: one user whose list is another than in the base",
+        (
+            Column("ds", "string", "the day"),
+            Column("run_id", "string", "run of its candidates"),
+            Column(
+                "base_ds", "string", "the earlier day that is compared with; null = there is none, and all lists are here", nullable=True
+            ),
+            Column("base_run_id", "string", "run of its candidates", nullable=True),
+            Column("user_key", "string", "business key, in the type it came with"),
+            Column("op", "string", "upsert: write the list; delete: the user has none any more"),
+            Column("item_keys", "array<string>", "business keys in the type they came with, best first; empty for delete"),
+            Column("scores", "array<float32>", "of the merge, non-increasing; empty for delete"),
+        ),
+        ("user_key",),
+        derived=True,
+        may_be_empty=True,
+        business_keys={"user_key": "user", "item_keys": "item"},
+    ),
     _similar("user", "one with train events", "cosine; of several interests the similarity of the sets"),
     _similar("item", "one that may be recommended", "cosine"),
 )

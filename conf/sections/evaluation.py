@@ -32,6 +32,8 @@ class Lists(Section):
     items_per_user: Share | None = Field(0.2, description="relative: items of a list, on average; decision")
     coverage: Share | None = Field(0.3, description="relative: share of the recommendable items that stand in any list; decision")
     fallback: Share | None = Field(0.2, description="absolute: share of users without history, above the most of those days; decision")
+    channels_per_user: Share | None = Field(0.1, description="relative: channels that have a list for a user, on average; decision")
+    index_recall: Share | None = Field(0.1, description="relative: the worst index's measured recall; min_recall holds besides; decision")
     valid_recall: Share | None = Field(0.2, description="relative: recall of the model on valid clicks, where there are any; decision")
 
 

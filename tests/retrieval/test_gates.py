@@ -5,18 +5,21 @@ import pytest
 from conf.errors import GateError
 from conf.sections.evaluation import Lists
 from retrieval import candidates
-from retrieval.gates import COUNTER, measure, strayed
+from retrieval.gates import _WORDS, COUNTER, measure, strayed
 from spark_jobs.job import run_job
 from tests.retrieval.conftest import ask
 from tests.retrieval.day import manifest, table
 
-WEEK = {f"2026-01-0{n}": {"users": 100 + n, "coverage": 0.5, "fallback": 0.1} for n in (1, 2, 3)}
+WEEK = {f"2026-01-0{n}": {"users": 100 + n, "coverage": 0.5, "fallback": 0.1, "valid_recall": 0.1 * n} for n in (1, 2, 3)}
 
 
 def test_measures_by_hand(spark):
-    rows = [(["a", "b"], False), (["b"], True), ([], False), (["c", "a", "d"], False)]
-    made = spark.createDataFrame(rows, "item_keys array<string>, is_fallback boolean")
-    assert measure(made, indexed=8) == {"users": 4.0, "items_per_user": 1.5, "fallback": 0.25, "coverage": 0.5}
+    both, one, none = [("u2i", [1]), ("i2i", [2, 3])], [("u2i", [1]), ("i2i", [])], [("u2i", []), ("i2i", [])]
+    rows = [(both, ["a", "b"], False), (one, ["b"], True), (none, [], False), (both, ["c", "a", "d"], False)]
+    channels = "channels array<struct<channel:string,items:array<int>>>"
+    made = spark.createDataFrame(rows, f"{channels}, item_keys array<string>, is_fallback boolean")
+    wanted = {"users": 4.0, "items_per_user": 1.5, "channels_per_user": 1.25, "fallback": 0.25, "coverage": 0.5}
+    assert measure(made, indexed=8) == wanted
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,8 @@ def test_measures_by_hand(spark):
             {"coverage": 0.34, "fallback": 0.31},
             ["share of the recommendable items that stand in any list: 0.34", "share of users without history: 0.31"],
         ),
-        ({"valid_recall": 0.0001}, []),  # no earlier day has it
+        ({"index_recall": 0.0001}, []),  # no earlier day has it
+        ({"valid_recall": 0.079}, ["recall of the model on valid clicks: 0.079"]),  # 0.1 * 0.8 = 0.08
     ],
 )
 def test_what_falls_behind_is_named(today, said):
@@ -57,12 +61,14 @@ def test_the_measures_of_a_day_are_its_lists(day):
 
 
 def test_a_day_that_fell_behind_is_not_published(variant, spark):
-    """The days before had twice the users."""
+    """The days before had twice of everything: each measure is refused with its range, and the day before stays the latest."""
     made = variant("fallen", gates={"lists": {"min_days": 2}})
     run_job(candidates.JOB, spark, ask(made))
     gate = manifest(made, "candidates").counters[COUNTER]
     assert gate["compared_days"] == []
-    doubled = {**gate, "measures": {**gate["measures"], "users": 2 * gate["measures"]["users"]}}
+    assert set(gate["measures"]) == {"users", "items_per_user", "channels_per_user", "coverage", "fallback", "index_recall"}
+    twice = {name: 2 * value for name, value in gate["measures"].items()} | {"fallback": gate["measures"]["fallback"] - 0.3}
+    doubled = {**gate, "measures": twice}
     for ds in ("2020-01-01", "2020-01-02"):
         with made.store.publication("candidates", ds, "earlier", made.settings) as publication:
             for name in ("candidates", "channel_candidates"):
@@ -72,4 +78,5 @@ def test_a_day_that_fell_behind_is_not_published(variant, spark):
     with pytest.raises(GateError, match=wanted) as refused:
         run_job(candidates.JOB, spark, ask(made, "r2"))
     assert refused.value.exit_code == 4
+    assert [fault.what.split(":")[0] for fault in refused.value.faults] == [_WORDS[name] for name in twice]
     assert manifest(made, "candidates").run_id == "r1"

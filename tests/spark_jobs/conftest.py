@@ -15,11 +15,12 @@ from tests.spark_jobs.published_day import day_settings, publish_day, request_fo
 @pytest.fixture(scope="session")
 def scored_day(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Request:
     """A day with everything up to its metrics published. Not to be written to: take `copy_of_day` for that."""
-    from spark_jobs import offline_metrics
+    from spark_jobs import offline_metrics, yesterday
 
     asked = request_for(tmp_path_factory.mktemp("day"), day_settings())
     publish_day(spark, asked)
-    run_job(offline_metrics.JOB, spark, asked)
+    for job in (offline_metrics.JOB, yesterday.JOB):
+        run_job(job, spark, asked)
     return asked
 
 
