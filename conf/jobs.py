@@ -103,15 +103,21 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         "retrieval.similar",
     ),
     "delta": JobSpec(("candidates",), ("candidates_delta",), (), before=("candidates",)),
+    "click_ranks": JobSpec(
+        ("events", "user_feat", "item_feat", "model", "index"),
+        ("click_ranks",),
+        ("evaluation.at", "evaluation.max_users", "evaluation.max_clicks", "channels.top", "channels.seen", "model.history", "split.seed"),
+        "retrieval.click_ranks",
+    ),
     "offline_metrics": JobSpec(
         (
             *("channel_candidates", "candidates", "events", "user_state", "item_feat", "user_index", "item_index"),
-            *("users", "embeddings_user", "embeddings_item"),
+            *("users", "embeddings_user", "embeddings_item", "click_ranks"),
         ),
         ("metrics_user", "metrics"),
         ("evaluation", "source", "split", "channels", "model.history", "cooc.category_field"),
         later=("clicks",),
-        code=2,
+        code=3,
     ),
     "yesterday": JobSpec(
         ("clicks",),
@@ -139,9 +145,15 @@ def stages(settings: Settings) -> tuple[str, ...]:
         **{"samples": trained, "train": trained},
         "similar": bool(settings.similar.tables),
         "delta": settings.publish.delta,
+        "click_ranks": trained and _asks_as_of_click(settings),
         "ab_test": False,  # of a test, not of a day: it has a start, and what it says must reach who asked
     }
     return tuple(name for name in JOBS if asked.get(name, True))
+
+
+def _asks_as_of_click(settings: Settings) -> bool:
+    held_out = settings.split.kind != "production"
+    return held_out and "u2i" in settings.channels.names and settings.evaluation.max_clicks > 0
 
 
 def outputs(job: str, settings: Settings) -> tuple[str, ...]:

@@ -2,57 +2,22 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from conf.storage import Manifest
-from retrieval import worker
 from retrieval.given_vectors import given_embeddings
 from retrieval.ragged import F32, I32
 from retrieval.search import ArrowFunction
+from retrieval.towers_files import BLOCK, TowersFiles, filling
 from spark_jobs.job import Context, Job, Output, main
 
 if TYPE_CHECKING:
     from trainer.export import Towers
 
 SCHEMA = "idx int, interest tinyint, vector array<float>"
-
-# Rows encoded together. Always this many (a short block is filled up): a matrix product may add up in another order for another
-# number of rows, and a vector must not depend on which rows it came with.
-_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class TowersFiles:
-    """The model artefact and the item features it needs. Small: it travels to the executors."""
-
-    model_file: str
-    sha256: str
-    item_feat: tuple[str, ...]
-
-    @classmethod
-    def of(cls, model: Manifest, model_files: list[str], item_feat: list[str]) -> "TowersFiles":
-        """From the inputs of the job; `model_files` in the order of the manifest."""
-        position = [entry.name for entry in model.files].index("model.pt")
-        return cls(model_files[position], model.files[position].sha256, tuple(item_feat))
-
-    def open(self) -> "Towers":
-        """Load the towers, the sha256 of their file checked first."""
-        # imported here: torch costs a driver that only plans seconds, and every process its memory
-        from trainer.export import load
-
-        return load(worker.local_file(self.model_file, self.sha256), worker.read_columns(self.item_feat))
-
-    def held(self) -> "Towers":
-        """The towers, loaded once in this process, computing with as many threads as the task has cores."""
-        import torch
-
-        torch.set_num_threads(worker.task_cpus())
-        return worker.once("towers", self, self.open)
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
@@ -107,15 +72,10 @@ def make_embed_items(load_towers: Callable[[], "Towers"]) -> ArrowFunction:
 
 
 def blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows of the batches, at most _BLOCK at a time; none empty."""
+    """The rows of the batches, at most BLOCK at a time; none empty."""
     for batch in batches:
-        for start in range(0, batch.num_rows, _BLOCK):
-            yield batch.slice(start, _BLOCK)
-
-
-def filling(num: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """int64[_BLOCK]: places 0..num-1, the last one repeated."""
-    return np.minimum(np.arange(_BLOCK, dtype=np.int64), num - 1)
+        for start in range(0, batch.num_rows, BLOCK):
+            yield batch.slice(start, BLOCK)
 
 
 def vectors_batch(idx: I32, vectors_BKD: F32) -> pa.RecordBatch:

@@ -211,6 +211,7 @@ _JOB_DOCS: Mapping[str, str] = {
     "candidates": "-> channel_candidates, candidates",
     "similar": "index -> similar_users, similar_items, where settings ask for them",
     "delta": "candidates of the day and of one before -> candidates_delta, where settings ask for it",
+    "click_ranks": "model + held-out clicks -> click_ranks: HIT as of each click, where clicks are held out",
     "offline_metrics": "candidates + held-out clicks -> metrics_user, metrics",
     "yesterday": "candidates of the day before + clicks since -> metrics_yesterday",
     "report": "-> report.html, report.json",

@@ -146,8 +146,8 @@ def _refuse_fixed(asked: Request, chosen: Grid) -> None:
 
 
 def stages_of(settings: Settings) -> tuple[str, ...]:
-    """The stages of a cell: all of a day but its report."""
-    return tuple(stage for stage in jobs.stages(settings) if stage != "report")
+    """The stages of a cell: all of a day but its report, and what the day before found."""
+    return tuple(stage for stage in jobs.stages(settings) if stage not in ("yesterday", "report"))
 
 
 def shared_stages(settings: Settings) -> tuple[str, ...]:

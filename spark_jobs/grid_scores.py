@@ -14,10 +14,10 @@ from scipy import stats
 
 from conf.command import Request
 from spark_jobs.grids.layout import Column
+from spark_jobs.metrics.summary import RATIOS
 from spark_jobs.published_rows import rows_of
 
 Floats = npt.NDArray[np.float64]
-HIT = "hit"  # share of all held-out clicks found: not in table metrics, which averages over users
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,20 @@ def scores_of(own: Request) -> Scores:
     """
     rows = _rows(own, "metrics", pc.field("slice") == "all").to_pylist()
     values = {(row["channel"], row["metric"], row["n"]): float(row["value"]) for row in rows}
-    sums = _rows(own, "metrics_user", None, ["channel", "n", "n_hit", "n_truth"]).group_by(["channel", "n"])
-    for row in sums.aggregate([("n_hit", "sum"), ("n_truth", "sum")]).to_pylist():
-        values[row["channel"], HIT, row["n"]] = row["n_hit_sum"] / row["n_truth_sum"]
     return Scores(own, values, max((row["n_users"] for row in rows), default=0))
 
 
 def per_user(rows: pa.Table, column: Column) -> Floats:
-    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of hits: such that their mean is the pooled share."""
+    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of a ratio: such that their mean is it."""
     mine = rows.filter(pc.equal(rows["n"], column.n)).sort_by("user_idx")
-    if column.metric != HIT:
+    if column.metric not in RATIOS:
         return np.asarray(mine[column.metric].to_numpy(), np.float64)
-    truth = np.asarray(mine["n_truth"].to_numpy(), np.float64)
-    return np.asarray(mine["n_hit"].to_numpy() / truth.mean(), np.float64)
+    top, bottom = (np.asarray(mine[name].to_numpy(), np.float64) for name in RATIOS[column.metric])
+    return np.asarray(top / bottom.mean(), np.float64)
 
 
-def _rows(own: Request, table: str, where: pc.Expression | None, columns: list[str] | None = None) -> pa.Table:
-    return rows_of(own.store, own.store.manifest(table, own.ds, own.settings), where=where, columns=columns)
+def _rows(own: Request, table: str, where: pc.Expression) -> pa.Table:
+    return rows_of(own.store, own.store.manifest(table, own.ds, own.settings), where=where)
 
 
 # ---- gains -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Scores the candidates of every channel, their merge and the baselines against held-out clicks, or against those of a later day.
 
 What is measured: spark_jobs/metrics/. Source: Lu et al. 2022 (MIC), section 4.2: recall, NDCG and hit rate per user, averaged over users;
-Wang et al. 2022 (MicRec), section 5.3: HIT and coverage.
+Xie et al. 2022 (MicRec), section 5.3: HIT and coverage.
 """
 
 import sys
@@ -23,6 +23,7 @@ from spark_jobs.job import Context, Job, main, spark_schema
 from spark_jobs.later_truth import count_unknown, later_clicks, truth_of
 from spark_jobs.metrics import ACCURACY, VARIETY
 from spark_jobs.metrics.catalogue import catalogue_use
+from spark_jobs.metrics.clicks import ASOF, as_of_click
 from spark_jobs.metrics.groups import known_items, user_slices
 from spark_jobs.metrics.lists import Items
 from spark_jobs.metrics.scoring import ALL, COUNTS, first_items, score
@@ -58,13 +59,15 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     lists = reduce(DataFrame.unionByName, (first_items(part, max(at)) for part in made.values())).persist()
     for row in lists.where(F.size("items") > 0).groupBy("channel").count().collect():
         counters[f"users_with_list.{row['channel']}"] = row["count"]
-    scored = score(lists, units, _items(context, tables), channels=channels, at=at).persist()
+    scored = score(lists, units, _items(context, tables), channels=channels, at=at)
+    ranks = None if "clicks" in tables else tables.get("click_ranks")  # those are of clicks that the split held out
+    scored = as_of_click(scored, ranks, at=at).persist()
     numbers = [
         *summarise(scored, _user_slices(context, tables, units)),
         *catalogue_use(lists, eligible, channels=channels, at=at, num_users=counters["users_scored"]),
         *vector_use(tables["embeddings_user"], tables["embeddings_item"], units, num=settings.evaluation.vectors, seed=settings.split.seed),
     ]
-    per_user = scored.where(F.col("slice") == ALL).select("user_idx", "channel", "n", *ACCURACY, *VARIETY, *COUNTS)
+    per_user = scored.where(F.col("slice") == ALL).select("user_idx", "channel", "n", *ACCURACY, *VARIETY, *COUNTS, *ASOF)
     run_id = context.manifests["candidates"].run_id
     return {"metrics_user": per_user.withColumn("run_id", F.lit(run_id)), "metrics": _labelled(context, tables, numbers)}
 

@@ -26,7 +26,8 @@ FOUND: Final[Mapping[str, tuple[str, str]]] = {
     "hr": ("Hit rate", "share of users with a held-out item in the first N"),
     "precision": ("Precision", "share of the first N places with a held-out item"),
     "mrr": ("MRR", "1 / rank of the first hit, 0 without one"),
-    "hit_cut": ("HIT", "share of all held-out clicks that are in the first N"),
+    "hit_cut": ("HIT", "share of all held-out clicks that are in the first N, by what the user had clicked up to the cut"),
+    "hit_click": ("HIT, then", "the same of U2I by lists made just before each click, from all that the user had clicked by then"),
 }
 MADE_OF: Final[Mapping[str, tuple[str, str]]] = {
     "coverage": ("Coverage", "share of the eligible items that stand in anybody's first N"),

@@ -21,7 +21,7 @@ BY_KEY: Final = {
     **{"user_index": "key", "vocab_user_id": "value", "similar_users": "key"},
 }
 BY_NUMBER: Final = {
-    **dict.fromkeys(("events", "user_state", "sessions", "samples", "channel_candidates", "metrics_user"), "user_idx"),
+    **dict.fromkeys(("events", "user_state", "sessions", "samples", "channel_candidates", "click_ranks", "metrics_user"), "user_idx"),
     **dict.fromkeys(("user_feat", "embeddings_user", "neighbours_user"), "idx"),
 }
 IN_TEXT: Final = "rejects"  # the raw text of a refused row may name anyone

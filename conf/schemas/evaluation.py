@@ -28,6 +28,10 @@ EVALUATION: Final = (
             Column("n_hit", "int32", "of them in the first N"),
             Column("n_click", "int32", "held-out clicks of the user"),
             Column("n_click_hit", "int32", "of them on an item of the first N"),
+            Column(
+                "n_asof", "int32", "of U2I: held-out clicks with a list of their own, as of just before them; null elsewhere", nullable=True
+            ),
+            Column("n_asof_hit", "int32", "of them on an item of the first N of that list; null elsewhere", nullable=True),
         ),
         ("user_idx", "channel", "n"),
         derived=True,
@@ -43,7 +47,9 @@ EVALUATION: Final = (
             Column("setting", "string", "variant"),
             Column("channel", "string", "a channel, 'merged', a baseline, or 'vectors': those of users and items themselves"),
             Column(
-                "metric", "string", "a float column of metrics_user, hit_cut, coverage, gini; of 'vectors' ui_align, uu_uniform, ii_uniform"
+                "metric",
+                "string",
+                "a float column of metrics_user, hit_cut, hit_click, coverage, gini; of 'vectors' ui_align, uu_uniform, ii_uniform",
             ),
             Column("n", "int32", "cut-off N; 0 = it has none"),
             Column("slice", "string", "'all', or a group of users or of held-out items (docs/jobs.md)"),

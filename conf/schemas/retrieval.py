@@ -69,6 +69,19 @@ RETRIEVAL: Final = (
         derived=True,
     ),
     Table(
+        "click_ranks",
+        "one held-out click, and where U2I would have put it",
+        (
+            Column("user_idx", "int32", "row number in user_index"),
+            Column("position", "int32", "place of the click among the user's events, from 0"),
+            Column("item_idx", "int32", "what was clicked"),
+            Column("rank", "int32", "its place in the list by all that the user had clicked before, from 1; 0 = not in it"),
+        ),
+        ("user_idx", "position"),
+        derived=True,
+        may_be_empty=True,
+    ),
+    Table(
         "channel_candidates",
         "one user in one channel",
         (

@@ -74,6 +74,11 @@ class Evaluation(Section):
     at: list[Positive] = Field([20, 50], min_length=1, description="cut-offs N; MIC 4.2")
     baselines: list[Literal["most_pop", "itemcf", "als"]] = Field(["most_pop", "itemcf", "als"], description="baselines on the same split")
     max_users: Positive = Field(10_000, description="test users scored, by smallest hash; the same for all channels and baselines")
+    max_clicks: int = Field(
+        1_000_000,
+        ge=0,
+        description="held-out clicks of those users, about, that U2I is asked for as of just before each; 0 = none; decision",
+    )
     als: Als = Als()
     slices: Slices = Slices()
     category_field: str | None = Field(None, description="item field of which diversity is measured; null = cooc.category_field")

@@ -18,6 +18,7 @@ SHARED: Final[Mapping[str, Any]] = {
     "channels.names": ["u2i", "u2u2i", "i2i"],
     "evaluation.at": [20, 50],
     "evaluation.baselines": ["most_pop"],
+    "evaluation.max_clicks": 0,
     "trainer.clicks_per_row": 1,
 }
 LOGISTIC: Final[Mapping[str, Any]] = {

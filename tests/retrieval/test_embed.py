@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import BadDataError
-from retrieval.embed import TowersFiles, blocks, make_embed_items, make_embed_users, vectors_batch
+from retrieval.embed import blocks, make_embed_items, make_embed_users, vectors_batch
+from retrieval.towers_files import TowersFiles
 from tests.retrieval.day import DS, NUM_ITEMS, NUM_USERS, flip_a_bit, manifest, table
 from trainer import export
 

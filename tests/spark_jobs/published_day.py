@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from conf.command import Log, Request
 from conf.settings import Settings
 from conf.storage import MAIN
-from conf.tables import resolve
+from conf.tables import TEST, resolve
 from spark_jobs import cooccurrence, events, samples, sessions, vocabulary
 from spark_jobs.job import Artefact, Context, Job, run_job, spark_schema
 from tests.spark_jobs.small_logs import clicks_df, random_log
@@ -55,12 +55,12 @@ def request_for(root: Path, settings: Settings, *, run_id: str = "r1", ds: str =
     return Request("test", rooted, (), ds, MAIN, run_id, force=False, break_lock=False, dry_run=False, log=log)
 
 
-def publish_day(spark: SparkSession, asked: Request, *, until: str = "candidates") -> None:
+def publish_day(spark: SparkSession, asked: Request, *, until: str = "click_ranks") -> None:
     """Every table up to those of job `until`."""
     made: Mapping[str, Callable[..., Any]] = {
         "ingest": ingest, "vocabulary": vocabulary.JOB.transform, "events": events.JOB.transform, "sessions": sessions.JOB.transform,
         "cooccurrence": cooccurrence.JOB.transform, "samples": samples.JOB.transform, "train": train, "embed": embed, "index": index,
-        "neighbours": neighbours, "candidates": candidates,
+        "neighbours": neighbours, "candidates": candidates, "click_ranks": click_ranks,
     }  # fmt: skip
     for name, transform in made.items():
         run_job(Job(name, transform), spark, asked)
@@ -101,6 +101,9 @@ def train(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
     folder = Path(context.folder("model"))
     (folder / "model.pt").write_bytes(b"weights")
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, training_log())) + "\n")
+    groups = {"num": 5, "least": 99, "median": 125, "most": 125}
+    workers = [{"rows": 300, "trained": 299, "row_groups": 4}, {"rows": 299, "trained": 299, "row_groups": 2}]
+    context.counters["balance"] = {"row_groups": groups, "streams": [150, 150, 150, 149], "workers": workers}
     return {"model": Artefact(("model.pt", "metrics.jsonl"))}
 
 
@@ -183,6 +186,20 @@ def candidates(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFr
     context.counters["users"] = len({row[1] for row in merged})
     rows = _frame(context, "candidates", merged) if context.settings.merge.layout == "rows" else _lists(context, merged)
     return {"channel_candidates": _frame(context, "channel_candidates", channel_rows), "candidates": rows}
+
+
+def click_ranks(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+    """Ranks from 0 (not found) to 12 of the held-out clicks of three users in four."""
+    clicks: dict[int, list[Any]] = {}
+    for row in _published(context, "events").orderBy("user_idx", "ts", "seq").collect():
+        clicks.setdefault(row["user_idx"], []).append(row)
+    rows = [
+        (user, place, row["item_idx"], (7 * place + user) % 13)
+        for user, own in clicks.items()
+        for place, row in enumerate(own)
+        if row["split"] == TEST and user % 4
+    ]
+    return {"click_ranks": _frame(context, "click_ranks", rows)}
 
 
 def _lists(context: Context, merged: list[tuple[Any, ...]]) -> DataFrame:

@@ -163,11 +163,21 @@ def test_data_of_the_papers():
     assert published_data(load("amazon_books", ["source.path=reviews_Beauty_5.json"])) is None
 
 
-def test_dry_run_starts_nothing(tmp_path, capsys):
-    assert cli.main(["grid", "mic_table2", "--config", asked(tmp_path).config, "--seeds", "1", "--dry-run"]) == 0
+@pytest.mark.parametrize(
+    ("name", "cells", "one"),
+    [
+        ("mic_table2", 6, "mic-comirec-mic"),
+        ("mic_table3", 8, "mic-dssm-ui-ii"),
+        ("micrec_table2", 8, "micrec-ican-fea-sess"),
+        ("micrec_table4", 5, "micrec-ican-sem-sess"),
+        ("micrec_fig3", 8, "micrec-autoint-all"),
+    ],
+)
+def test_dry_run_starts_nothing(name, cells, one, tmp_path, capsys):
+    assert cli.main(["grid", name, "--config", asked(tmp_path).config, "--seeds", "1", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert out.count("cell=") == 6
-    assert "--variant grid-mic-comirec-mic-s1" in out
+    assert out.count("cell=") == cells
+    assert f"--variant grid-{one}-s1" in out
     assert "nothing is committed for the day" in out
     assert not (tmp_path / "root").exists()
 

@@ -176,11 +176,11 @@ def test_hits_of_users_average_to_the_share_of_all_held_out_clicks():
             "user_idx": pa.array([3, 1, 2, 1], pa.int32()),
             "n": pa.array([20, 20, 20, 50], pa.int32()),
             "recall": [1.0, 0.5, 0.0, 0.7],
-            "n_hit": pa.array([1, 3, 0, 5], pa.int32()),
-            "n_truth": pa.array([1, 6, 1, 6], pa.int32()),
+            "n_click_hit": pa.array([1, 3, 0, 5], pa.int32()),
+            "n_click": pa.array([1, 6, 1, 6], pa.int32()),
         }
     )
-    assert per_user(rows, Column("HIT@20", "hit", 20)).mean() == pytest.approx(4 / 8)
+    assert per_user(rows, Column("HIT@20", "hit_cut", 20)).mean() == pytest.approx(4 / 8)
     assert per_user(rows, RECALL).tolist() == [0.5, 0.0, 1.0]  # users 1, 2, 3
 
 

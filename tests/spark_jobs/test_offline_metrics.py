@@ -66,12 +66,17 @@ def test_the_job_agrees_with_the_twin_on_every_published_list(spark: SparkSessio
             assert row["ci_lo"] < row["value"] < row["ci_hi"] or row["ci_lo"] == row["value"] == row["ci_hi"]
         elif row["metric"] == "hit_cut":
             assert row["value"] == pytest.approx(sum(r["n_click_hit"] for r in own) / sum(r["n_click"] for r in own), abs=1e-9)
+        elif row["metric"] == "hit_click":
+            own = [r for r in own if r["n_asof"] is not None]
+            assert row["channel"] == "u2i"
+            assert row["value"] == pytest.approx(sum(r["n_asof_hit"] for r in own) / sum(r["n_asof"] for r in own), abs=1e-9)
+            assert row["n_users"] == len(own) == sum(user % 4 > 0 for user in units)
         elif row["channel"] in channels[:5]:
             shown = [item for u in units for item in lists.get((u, row["channel"]), [])[: row["n"]]]
             times = [shown.count(item) for item in sorted(eligible)]
             want = sum(map(bool, times)) / len(times) if row["metric"] == "coverage" else gini_twin(times)
             assert row["value"] == pytest.approx(want, abs=1e-9)
-    assert {row["metric"] for row in found} == {*ACCURACY, *VARIETY, "hit_cut", "coverage", "gini"}
+    assert {row["metric"] for row in found} == {*ACCURACY, *VARIETY, "hit_cut", "hit_click", "coverage", "gini"}
 
 
 def test_slices_are_of_their_users_or_of_their_items(spark: SparkSession, scored_day: Request) -> None:

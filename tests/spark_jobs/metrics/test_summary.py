@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_jobs.metrics.clicks import as_of_click
 from spark_jobs.metrics.summary import Z95, Number, summarise
 from tests.spark_jobs.metrics.blocks import known
 from tests.spark_jobs.metrics.test_scoring import scored
@@ -51,6 +52,23 @@ def test_hit_as_of_the_cut_is_by_click_and_its_interval_by_user(spark: SparkSess
     # the delta method is the spread of hits - ratio * clicks, by the mean of clicks
     half = Z95 * np.std(hits - ratio * clicks, ddof=1) / clicks.mean() / sqrt(3)
     assert (row.lo, row.hi) == (pytest.approx(ratio - half), pytest.approx(ratio + half))
+
+
+def test_hit_as_of_the_click_counts_those_that_were_asked_of_u2i_alone(spark: SparkSession) -> None:
+    lists, clicked = {(user, c): [user] for user in (1, 2, 3) for c in ("u2i", "i2i")}, {1: [1, 1, 4], 2: [2], 3: [3, 4]}
+    df = scored(spark, lists, clicked, [1, 3], known([9, 1, 1, 1]), ("u2i", "i2i"))
+    ranks = spark.createDataFrame([(1, 1), (1, 2), (1, 0), (3, 4), (3, 3)], "user_idx int, rank int")  # user 2 was not asked
+    made = as_of_click(df, ranks, at=[1, 3])
+    assert made.columns == [*df.columns, "n_asof", "n_asof_hit"]
+    assert made.count() == df.count()
+    rows = {(r["user_idx"], r["n"]): (r["n_asof"], r["n_asof_hit"]) for r in made.where("n_asof is not null").collect()}
+    assert rows == {(1, 1): (3, 1), (1, 3): (3, 2), (3, 1): (2, 0), (3, 3): (2, 1)}
+    found = summarise(made, spark.createDataFrame([(1, ["x"]), (2, ["x"]), (3, [])], SLICES))
+    hits = {(x.channel, x.n, x.slice): (x.value, x.num_units) for x in found if x.metric == "hit_click"}
+    assert hits == {
+        **{("u2i", 1, "all"): (pytest.approx(1 / 5), 2), ("u2i", 3, "all"): (pytest.approx(3 / 5), 2)},
+        **{("u2i", 1, "x"): (pytest.approx(1 / 3), 1), ("u2i", 3, "x"): (pytest.approx(2 / 3), 1)},
+    }
 
 
 def test_with_a_click_each_all_ways_to_count_hits_are_one(spark: SparkSession) -> None:
