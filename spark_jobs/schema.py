@@ -57,6 +57,7 @@ _TYPE_NAMES: Mapping[type[T.DataType], str] = {
     T.FloatType: "float32",
     T.DoubleType: "float64",
     T.StringType: "string",
+    T.DateType: "date",
 }
 
 

@@ -11,7 +11,7 @@ Strategy = Literal["random_p", "rfm", "cfm"]  # of the masks; see conf.masks
 
 SOURCES_TYPE: Final = "array<struct<channel:string,rank:int32,score:float32>>"
 TYPES: Final = (
-    *("bool", "int8", "int16", "int32", "int64", "float32", "float64", "string"),
+    *("bool", "int8", "int16", "int32", "int64", "float32", "float64", "string", "date"),
     *("array<int32>", "array<int64>", "array<float32>", "array<string>"),
     SOURCES_TYPE,
     f"array<{SOURCES_TYPE}>",

@@ -193,6 +193,18 @@ def test_what_cannot_be_used_is_refused(spark, make_request, tmp_path, log, chan
     assert asked.store.current("ab_test", END) is None
 
 
+def test_columns_of_other_types_are_refused_all_at_once_before_anything_is_read(spark, make_request, tmp_path, log) -> None:
+    wrong = log.assign(click=[[1]] * len(log), day=20260303, arm=[{"a": 1}] * len(log))
+    asked = make_request(settings(write(wrong, tmp_path / "log.parquet")), ds=END)
+    with pytest.raises(SchemaError) as refused:
+        run_job(ab_test.JOB, spark, asked)
+    assert [fault.what for fault in refused.value.faults] == [
+        "column 'day' is int64, want a day",
+        "column 'arm' is struct<a:int64>, want one value",
+        "column 'click' is array<int64>, want a number",
+    ]
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
