@@ -24,6 +24,7 @@ from conf.manifest import Manifest
 from conf.storage import Store
 from conf.tables import TABLES
 from spark_jobs.bootstrap import REPLICATES
+from spark_jobs.conclusions import comparison_path
 from spark_jobs.contenders import Contender, contenders
 from spark_jobs.diff import version
 from spark_jobs.paired import Sums
@@ -38,7 +39,7 @@ Started = Callable[[], AbstractContextManager[SparkSession]]
 
 
 def compare(asked: Request, a: str, b: str, *, out: str | None = None, started: Started | None = None) -> int:
-    """Print how B differs from A, users paired; write it as JSON to the path `out`. Returns 0.
+    """Print how B differs from A, users paired; write it as JSON under the root, for the report, and to the path `out`. Returns 0.
 
     started: gives the Spark session; default: one of its own.
 
@@ -52,9 +53,12 @@ def compare(asked: Request, a: str, b: str, *, out: str | None = None, started: 
         return 0
     with RunStatus(asked, "compare"), (started or partial(running, "compare"))() as spark:
         found = comparison(spark, asked, *sides, at=at)
+        text, store = json.dumps(found, indent=1), asked.store
+        with storage_faults(store.base):
+            write_atomic(store.fs, comparison_path(store, asked.ds, a, b), text)
         if out is not None:
             with storage_faults(out, place="--out"):
-                write_atomic(*open_root(out), json.dumps(found, indent=1))
+                write_atomic(*open_root(out), text)
     print(table_of(found), flush=True)
     return 0
 

@@ -16,6 +16,7 @@ from conf.launchers import LAUNCHERS
 from conf.manifest import Manifest, now
 from conf.settings import Settings
 from conf.storage import Store
+from spark_jobs.conclusions import conclusions
 from spark_jobs.contributions import contributions
 from spark_jobs.funnel import funnel, recent_days
 from spark_jobs.job import Artefact, Context, Job, main
@@ -94,7 +95,9 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
         "yesterday": _yesterday(context, tables["metrics_yesterday"]),
         "funnel": funnel(manifests),
         "days": recent_days(context.store, context.ds, manifests, num=DAYS_SHOWN),
+        "conclusions": conclusions(context.store, ds=context.ds),
         "training": training(read_lines(context, "model", "metrics.jsonl") if "model" in manifests else []),
+        "balance": manifests["model"].counters.get("balance") if "model" in manifests else None,
         "index": json.loads(read_text(context, "index", "index.json")),
         "overlap": overlap(
             tables["channel_candidates"], tables["user_state"], channels=settings.channels.names, n=max(at), max_users=OVERLAP_USERS

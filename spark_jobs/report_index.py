@@ -7,11 +7,12 @@ from conf.command import Request
 from conf.errors import BadDataError, Fault, NotReadyError
 from conf.files import storage_faults, write_atomic
 from conf.storage import Store
+from spark_jobs.conclusions import conclusions
 from spark_jobs.report_page import filled, index_cells
 
 
 def write_index(asked: Request) -> str:
-    """Write ROOT/_reports/VARIANT.html and return where it is; it holds links, so it moves with the root only.
+    """Write ROOT/_reports/VARIANT.html, days and conclusions, and return where it is; it holds links, so it moves with the root only.
 
     Raises:
         NotReadyError: no day has a report. BadDataError: report.json of a day is no JSON.
@@ -21,9 +22,10 @@ def write_index(asked: Request) -> str:
     if not days:
         fault = Fault("no day has a report yet", fix="run: trichannel run")
         raise NotReadyError(f"{store.base}/{store.variant}", [fault])
+    content = {"variant": store.variant, "days": days, "conclusions": conclusions(store)}
     path = f"{store.base}/_reports/{store.variant}.html"
     with storage_faults(path):
-        write_atomic(store.fs, path, filled("report_index.html.j2", {"variant": store.variant, "days": days}))
+        write_atomic(store.fs, path, filled("report_index.html.j2", content))
     return store.uri(path)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from spark_jobs import charts
@@ -25,7 +25,9 @@ def render(content: Mapping[str, Any]) -> str:
 
 def filled(template: str, content: Mapping[str, Any]) -> str:
     """A template of spark_jobs/templates, with what all of them may call."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(page_file)
+    )
     environment.filters.update(percent=percent, count=count, duration=duration, shown=shown)
     environment.globals.update(kind_of=kind_of, NAMES=NAMES, FOUND=FOUND, MADE_OF=MADE_OF, VECTORS=VECTORS)
     environment.globals.update(lines_of=lines_of, dots_of=dots_of, round_up=round_up, style=Markup(page_file("report.css")))

@@ -10,6 +10,7 @@ from conf.files import hash_file, storage_faults, write_atomic
 from conf.settings import Settings
 from conf.storage import FileEntry, Manifest, Publication, Record
 from trainer.batches import Samples
+from trainer.batches.balance import balance
 from trainer.diagnostics import collapsed
 from trainer.encoders import Encoder
 from trainer.export import model_content
@@ -67,6 +68,7 @@ def counters_of(samples: Samples, fitted: Fitted, settings: Settings, *, workers
         "best_epoch": progress.best_epoch,
         f"recall@{settings.trainer.valid_at}": progress.best_recall,
         "workers": workers,
+        "balance": balance(samples.groups, settings.trainer, workers=workers),
         "refit_rows": fitted.refit_rows,
         "collapsed_epochs": sum(bool(line["kind"].endswith("epoch") and collapsed(line)) for line in map(json.loads, progress.lines)),
     }

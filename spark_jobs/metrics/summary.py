@@ -32,7 +32,8 @@ class Number:
 def summarise(scored: DataFrame, user_slices: DataFrame) -> list[Number]:
     """The means of every metric over users, with normal intervals, and HIT as of the cut and of the click, by channel, slice and N.
 
-    scored: as `score` or, for HIT as of the click, `as_of_click` gives it. user_slices: user_idx, slices array<string>; they divide slice 'all', and may overlap.
+    scored: as `score` or, for HIT as of the click, `as_of_click` gives it. user_slices: user_idx, slices array<string>; they
+    divide slice 'all', and may overlap.
     """
     ratios = [name for name, sums in RATIOS.items() if set(sums) <= set(scored.columns)]
     grouped = scored.where(F.col("slice") == ALL).join(user_slices, "user_idx", how="inner")

@@ -208,6 +208,8 @@ def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, repo
     assert [(d["tried"], text) for d, text in page.having("tried")] == [
         (f"{name}/{kind}", kind) for name in ("items", "users") for kind in ("Flat", "HNSW32")
     ]
+    assert [(d["worker"], int(d["value"]), text) for d, text in page.having("worker")] == [("0", 300, "300"), ("1", 299, "299")]
+    assert "299 trained on, 1 left out; 4 row groups read" in page.text
     assert {d["stage"]: text for d, text in page.having("stage")} == {"ingest": "12 s 2.0 GB", "train": "skipped"}
 
 

@@ -49,6 +49,8 @@ def test_a_training_publishes_a_model(day: Day, asked: Asked, capsys: pytest.Cap
     trained = sum(len(clicks) - 2 for clicks in made.clicks)
     assert manifest.counters["train_rows"] == trained
     assert manifest.counters["dropped_rows_per_epoch"] == trained - manifest.counters["steps_per_epoch"] * 48
+    (worker,) = manifest.counters["balance"]["workers"]
+    assert (worker["rows"], worker["trained"]) == (trained, manifest.counters["steps_per_epoch"] * 48)
     assert manifest.inputs["samples"].startswith("main/2026-01-31/tables ")
 
     assert shown.out.startswith(f"published train ds={DS} run=r1 ")
