@@ -55,7 +55,7 @@ def compare(asked: Request, a: str, b: str, *, out: str | None = None, started: 
         found = comparison(spark, asked, *sides, at=at)
         text, store = json.dumps(found, indent=1), asked.store
         with storage_faults(store.base):
-            write_atomic(store.fs, comparison_path(store, asked.ds, a, b), text)
+            write_atomic(store.fs, comparison_path(store, asked.ds, *(side.name for side in sides)), text)
         if out is not None:
             with storage_faults(out, place="--out"):
                 write_atomic(*open_root(out), text)

@@ -54,7 +54,7 @@ def _grids(store: Store) -> Iterator[Found]:
 
 
 def _of_comparison(content: Mapping[str, Any]) -> Found:
-    return {"title": f"{content['a']['name']} → {content['b']['name']}", "said": content["verdict"]}
+    return {"title": f"A {content['a']['name']}, B {content['b']['name']}", "said": content["verdict"]}
 
 
 def _of_test(content: Mapping[str, Any]) -> Found:

@@ -14,7 +14,7 @@ class Step:
     """One bar.
 
     rows: a counter of the table's manifest, "" = the rows of the table. notes: counter -> what it counts, shown if not 0; a counter
-    {reason: rows} makes one note a reason. bar: whether its number can be compared with clicks.
+    {reason: rows} makes one note a reason. bar: whether its number can be compared with clicks. under: the counter that holds them all.
     """
 
     label: str
@@ -22,6 +22,11 @@ class Step:
     rows: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     bar: bool = True
+    under: str = ""
+
+    def counters(self, manifest: Manifest) -> Mapping[str, Any]:
+        """Those that rows and notes name."""
+        return manifest.counters.get(self.under, {}) if self.under else manifest.counters
 
 
 STEPS: Final = (
@@ -77,6 +82,27 @@ STEPS: Final = (
     ),
     Step("training samples", "samples", "train_samples", notes={"train_events_only_history": "train events serve as history only"}),
     Step("validation samples", "samples", "valid_samples"),
+    Step("rows of an epoch", "model", "train_rows", notes={"dropped_rows_per_epoch": "left out of each epoch: too few for a whole batch"}),
+    Step(
+        "items to recommend",
+        "index",
+        "indexed",
+        notes={
+            "not_eligible": "left out: not eligible",
+            "nothing_known": "left out: no field has a known value",
+            "blocked": "left out: on the blocklist",
+        },
+        bar=False,
+        under="index_items",
+    ),
+    Step(
+        "users with candidates",
+        "candidates",
+        "users",
+        notes={"fallback_users": "have no history: they are given what is popular"},
+        bar=False,
+        under="candidates",
+    ),
 )
 
 
@@ -99,9 +125,10 @@ def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
         manifest = manifests.get(step.table)
         if manifest is None:
             continue
-        rows = manifest.counters.get(step.rows) if step.rows else manifest.rows
+        counters = step.counters(manifest)
+        rows = counters.get(step.rows) if step.rows else manifest.rows
         if rows is not None:
-            found.append({"label": step.label, "rows": int(rows), "bar": step.bar, "notes": list(_notes(step, manifest.counters))})
+            found.append({"label": step.label, "rows": int(rows), "bar": step.bar, "notes": list(_notes(step, counters))})
     return found
 
 

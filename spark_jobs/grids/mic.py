@@ -16,6 +16,8 @@ COLUMNS: Final = tuple(
 CHANNELS: Final = {"u2i": "U2I", "i2i": "I2I", "u2u2i": "U2U"}
 SHARED: Final[Mapping[str, Any]] = {
     "channels.names": ["u2i", "u2u2i", "i2i"],
+    "channels.top": 50,
+    "merge.top": 50,
     "evaluation.at": [20, 50],
     "evaluation.baselines": ["most_pop"],
     "evaluation.max_clicks": 0,

@@ -13,6 +13,7 @@ from scipy import stats
 from conf.errors import UsageError
 from spark_jobs import cli
 from spark_jobs.compare import METRICS, compare, count_users, paired, sums_of
+from spark_jobs.conclusions import conclusions
 from spark_jobs.paired import Sums
 from spark_jobs.paired import compare as lines_of
 from tests.spark_jobs.published_scores import publish_scores
@@ -54,6 +55,8 @@ def test_users_of_both_are_paired_and_all_others_counted(spark: SparkSession, ma
         "users: 4 under both; left out: 1 only under A, 1 only under B",
     ]
     assert printed[-1].startswith("Beware: 1 of 4 users")
+    (told,) = conclusions(asked.store, ds=asked.ds)  # for the report
+    assert (told["title"], told["said"]) == ("A main/u2i@2026-01-31, B exp/u2i@2026-01-31", found["verdict"])
     assert asked.store.read_status("r1")["status"] == "ok"
 
 

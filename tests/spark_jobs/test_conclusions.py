@@ -44,7 +44,7 @@ def asked(make_request: Callable[..., Request]) -> Request:
 def test_all_are_found_with_their_words_and_where_they_lie(asked: Request) -> None:
     found = conclusions(asked.store, ds="2026-01-31")
     assert [(one["kind"], one["title"], one["said"]) for one in found] == [
-        ("comparison", "main/als → main/u2i", COMPARED["verdict"]),
+        ("comparison", "A main/als, B main/u2i", COMPARED["verdict"]),
         ("A/B test", "new against control, 2026-01-20 to 2026-01-31", ["new wins.", "ACC of new: more."]),
         ("grid", "MIC, table 2, on shop", ["1 of 2 runs finished.", "Of 54 gains 3 are."]),
     ]

@@ -18,7 +18,7 @@ def test_every_stage_reads_only_tables_of_stages_before_it():
 def test_until_cuts_the_day():
     assert pipeline.stages_until("sessions", Settings()) == ("ingest", "vocabulary", "events", "sessions")
     assert pipeline.stages_until(None, Settings()) == tuple(
-        job for job in jobs.JOBS if job not in ("semantics", "similar", "click_ranks", "ab_test")
+        job for job in jobs.JOBS if job not in ("semantics", "similar", "delta", "click_ranks", "ab_test")
     )
     with pytest.raises(UsageError, match="known: ingest"):
         pipeline.stages_until("smaples", Settings())

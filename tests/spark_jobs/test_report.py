@@ -117,6 +117,16 @@ def test_the_funnel_tells_what_was_left_out_and_skips_what_is_not_known() -> Non
     assert [note["rows"] for note in steps["clicks"]["notes"]] == [1]  # zeros are not shown
 
 
+def test_the_funnel_goes_on_to_the_candidates() -> None:
+    manifests = {
+        "model": manifest("model", 0, train_rows=100, dropped_rows_per_epoch=4),
+        "index": manifest("index", 9, index_items={"catalogue": 12, "indexed": 9, "not_eligible": 2, "nothing_known": 0, "blocked": 1}),
+        "candidates": manifest("candidates", 90, candidates={"users": 9, "fallback_users": 3}),
+    }
+    steps = {step["label"]: (step["rows"], [note["rows"] for note in step["notes"]]) for step in funnel(manifests)}
+    assert steps == {"rows of an epoch": (100, [4]), "items to recommend": (9, [2, 1]), "users with candidates": (9, [3])}
+
+
 def test_slices_stand_in_an_order_that_reads_well() -> None:
     wanted = ["all", "user activity=0-9", "user activity=10-99", "user activity=100+", "cold users", "city=Oslo", "city=Ulm"]
     wanted += ["item popularity=head", "item popularity=middle", "item popularity=tail", "cold items"]

@@ -55,7 +55,7 @@ def test_a_metric_per_play_is_the_delta_method_by_hand():
     assert found.var == pytest.approx(replicates.var(), rel=0.1)
 
 
-def test_cuped_moves_no_mean_and_takes_the_squared_correlation_away():
+def test_cuped_moves_no_mean_and_takes_the_squared_correlation_away():  # P8.8
     rng = np.random.default_rng(3)
     before = rng.gamma(2, 2, 20_000)
     values = before + rng.normal(0, 2, 20_000)
