@@ -15,6 +15,7 @@ from trainer.encoders.layers import Dense, Linear, Norm, kept_clicks
 from trainer.randomness import fill_uniform_, words64
 
 _ROWS = 1024  # users encoded at a time where no gradient is wanted: each has a vector a position, and hidden ones four times as wide
+_PIECES, _PIECE_ROWS = 8, 16  # pieces that rows of a step go in, at most: each is a round of small kernels; rows of a piece, at least
 
 
 class Positions(nn.Module):
@@ -106,21 +107,44 @@ class SASRec(FieldEncoder):
         known_BL = kept_clicks(length_B, hist_BL.shape[1], uh)
         ids_BL = self.catalogue.single["item_id"][hist_BL].masked_fill(~known_BL, PAD)
         known_BP, ids_BP = F.pad(known_BL, (1, 0), value=True), F.pad(ids_BL, (1, 0), value=EMPTY)
-        num_places = ids_BP.shape[1]
-        earlier_PP = torch.ones(num_places, num_places, dtype=torch.bool, device=hist_BL.device).tril()
-        seen_BPP = earlier_PP & known_BP[:, None, :]
-        x_BPW = self._dropped(self.table("item_id")(ids_BP) + self.places.weight[:num_places], noise, 0)
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            x_BPW = x_BPW + self._dropped(block.attention(x_BPW, seen_BPP), noise, 1 + 2 * number)
-            x_BPW = x_BPW + self._dropped(block.layers(x_BPW), noise, 2 + 2 * number)
-        x_BPW = self.norm(x_BPW)
+        clicks_BPW = self.table("item_id")(ids_BP)  # of all rows at once: collective where tables are divided over the workers
+        if self.training and len(length_B):
+            x_BPW = self._by_length(clicks_BPW, known_BP, length_B, noise)
+        else:
+            x_BPW = self._through_blocks(clicks_BPW, known_BP, noise)
         if isinstance(self.user_tower, nn.Identity):
             out: Tensor = x_BPW
             return out
         fields = [field_BW[:, None].expand_as(x_BPW) for field_BW in self.embedded(self.user_ids(batch, um))]
         vectors_BPD: Tensor = self.user_tower(self._dropped(torch.cat([x_BPW, *fields], dim=2), noise, 1 + 2 * len(self.blocks)))
         return vectors_BPD
+
+    def _by_length(self, clicks_BPW: Tensor, known_BP: Tensor, length_B: Tensor, noise: Tensor | None) -> Tensor:
+        """As `_through_blocks`, rows of like length together: most are far shorter than the longest, and padding costs what clicks cost.
+
+        Zero behind the longest history of a piece. Only for training: how long the pieces are must not enter an exported graph.
+        """
+        order_B = length_B.argsort(stable=True)
+        parts = []
+        for rows in torch.split(order_B, max(_PIECE_ROWS, -(-len(order_B) // _PIECES))):
+            num = 1 + int(length_B[rows[-1]])
+            own = None if noise is None else noise[rows]
+            part_BPW = self._through_blocks(clicks_BPW[rows, :num], known_BP[rows, :num], own)
+            parts.append(F.pad(part_BPW, (0, 0, 0, clicks_BPW.shape[1] - num)))
+        return torch.cat(parts)[order_B.argsort()]
+
+    def _through_blocks(self, clicks_BPW: Tensor, known_BP: Tensor, noise: Tensor | None) -> Tensor:
+        """float[B, P, W] of the embedded clicks: the last block's output after the norm."""
+        num = known_BP.shape[1]
+        earlier_PP = torch.ones(num, num, dtype=torch.bool, device=known_BP.device).tril()
+        seen_BPP = earlier_PP & known_BP[:, None, :]
+        x_BPW = self._dropped(clicks_BPW + self.places.weight[:num], noise, 0)
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x_BPW = x_BPW + self._dropped(block.attention(x_BPW, seen_BPP), noise, 1 + 2 * number)
+            x_BPW = x_BPW + self._dropped(block.layers(x_BPW), noise, 2 + 2 * number)
+        out: Tensor = self.norm(x_BPW)
+        return out
 
     def _dropped(self, x_BPW: Tensor, noise: Tensor | None, place: int) -> Tensor:
         """x after dropout, in train mode; each place where something drops has numbers of its own."""

@@ -126,3 +126,19 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 def test_an_encoder_without_positions_says_so() -> None:
     with pytest.raises(NotImplementedError, match="DSSM has no vector for every position"):
         tiny.encoder(tiny.settings()).prefixes(tiny.batch())
+
+
+@pytest.mark.parametrize("fields", [{}, IDS])
+def test_rows_put_together_by_length_learn_what_they_learn_together(monkeypatch: pytest.MonkeyPatch, fields: dict[str, object]) -> None:
+    encoder, batch = given(model__dropout=0.5, **fields), tiny.batch()
+    assert len(batch["hist_len"].unique()) > 3
+    own_BP = torch.arange(1 + tiny.LENGTH) <= batch["hist_len"][:, None]
+    found = []
+    for rows in (2, 100):
+        monkeypatch.setattr("trainer.encoders.sasrec._PIECE_ROWS", rows)
+        vectors_ND = encoder.train().prefixes(batch, noise=words64(1, batch["row"]))[own_BP]
+        gradients = torch.autograd.grad(vectors_ND.pow(3).sum(), [x for x in encoder.parameters() if x.requires_grad], allow_unused=True)
+        found.append([vectors_ND, *(x for x in gradients if x is not None)])
+    assert len(found[0]) > 20
+    for small, whole in zip(*found, strict=True):  # by cubes: squares of normed vectors add up to a constant
+        torch.testing.assert_close(small, whole, rtol=1e-4, atol=1e-4)
