@@ -10,7 +10,9 @@ USERS ?= 200000
 TOP ?= 500
 SIZES ?= 5,50
 ITEMS ?= 1000000
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-retrieval bench-metrics package package-zip package-env clean
+CONFIG ?= demo
+SPLIT ?= test
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -58,6 +60,10 @@ bench-metrics: setup  ## offline metrics of millions of candidate rows: time and
 
 bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 USERS=200000 TOP=500 REPEATS=5)
 	$(in_env) python bench/retrieval_search.py --rows $(ROWS) --users $(USERS) --top $(TOP) --repeats $(REPEATS)
+
+bench-baselines: setup  ## simple baselines on the rows of a published day (CONFIG=movielens SET="source.path=... split.refit=true" SPLIT=test)
+	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
+	$(in_env) python bench/strong_baselines.py --config $(CONFIG) $(addprefix --set ,$(SET)) --split $(SPLIT)
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 
