@@ -13,6 +13,7 @@ from conf.command import Log, Request, RunStatus, Timer, exit_code
 from conf.errors import Fault, SchemaError, TrichannelError, UsageError
 from conf.names import check_ds, check_name
 from spark_jobs.days_ahead import run_ahead, stages_apart
+from spark_jobs.hive_views import is_asked
 from spark_jobs.pipeline import closing_line, describe, plan, run_stages, stages_until
 from spark_jobs.session import session
 
@@ -48,7 +49,7 @@ def backfill(asked: Request, start: str, end: str, *, only_missing: bool = False
             planned = [stage for stage in plan(day) if stage.name in stages]
             print(f"ds={day.ds} present" if day.ds in present else describe(planned, day))
         return 0
-    with RunStatus(asked, "backfill") as status, OneSession() as spark:
+    with RunStatus(asked, "backfill") as status, OneSession(hive=is_asked(asked)) as spark:
         done = ahead([day for day in days if day.ds not in present], stages, max_parallel) if max_parallel > 1 else frozenset()
 
         def run(day: Request) -> str:
@@ -134,12 +135,13 @@ def _cause(error: Exception) -> str:
 class OneSession:
     """A Spark session that starts when the first day needs it and is stopped at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hive: bool = False) -> None:
+        self._hive = hive
         self._spark: SparkSession | None = None
 
     def get(self) -> SparkSession:
         """The session, started now if there is none."""
-        self._spark = self._spark or session("pipeline")
+        self._spark = self._spark or session("pipeline", hive=self._hive)
         return self._spark
 
     def restart(self) -> None:

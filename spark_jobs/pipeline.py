@@ -19,6 +19,7 @@ from conf.errors import Fault, StorageError, UsageError
 from conf.files import open_root
 from conf.inputs import is_current
 from conf.settings import Settings
+from spark_jobs.hive_views import is_asked, register
 from spark_jobs.job import Job, inputs_seen, run_job, running, submit_line
 from spark_jobs.launcher import TRAIN, train, train_command
 from spark_jobs.memory import peak_memory
@@ -30,7 +31,7 @@ def run(asked: Request, *, until: str | None = None) -> int:
     if asked.dry_run:
         print(describe(plan(asked), asked))
         return 0
-    with RunStatus(asked, "run") as status, running("pipeline") as spark:
+    with RunStatus(asked, "run") as status, running("pipeline", hive=is_asked(asked)) as spark:
         run_stages(stages, spark, asked, status)
     print(closing_line(asked, stages), flush=True)
     return 0
@@ -48,6 +49,9 @@ def run_stages(stages: Sequence[str], spark: SparkSession, asked: Request, statu
             else:
                 run_job(load_job(name), spark, asked, status)
         status.annotate(peak_rss_mb=peak.megabytes)
+    if is_asked(asked) and "candidates" in stages:
+        for line in register(spark, asked.store, asked.settings):
+            asked.log("register", text=line)
 
 
 def stages_until(until: str | None, settings: Settings) -> tuple[str, ...]:

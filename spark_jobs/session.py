@@ -14,9 +14,9 @@ from conf.errors import BadDataError, Fault, StorageError, TrichannelError
 
 
 @contextmanager
-def running(name: str) -> Iterator[SparkSession]:
+def running(name: str, *, hive: bool = False) -> Iterator[SparkSession]:
     """The session of `session` for the block, stopped after it."""
-    spark = session(name)
+    spark = session(name, hive=hive)
     try:
         yield spark
     except BaseException:
@@ -26,21 +26,25 @@ def running(name: str) -> Iterator[SparkSession]:
     spark.stop()
 
 
-def session(name: str) -> SparkSession:
-    """The active session, or a new one; started by plain Python, it takes its sizes from the packaged local.conf."""
+def session(name: str, *, hive: bool = False) -> SparkSession:
+    """The active session, or a new one; started by plain Python, it takes its sizes from the packaged local.conf.
+
+    hive: a new one has the catalogue that Spark's configuration names (hive-site.xml; without one, Derby in the working folder).
+    """
     if "PYSPARK_GATEWAY_PORT" not in os.environ and "PYSPARK_SUBMIT_ARGS" not in os.environ:
         sizes = resources.files("conf").joinpath("spark/local.conf")
         with resources.as_file(sizes) as path:
             os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {shlex.quote(str(path))} pyspark-shell"
-            return _session(name)
-    return _session(name)
+            return _session(name, hive=hive)
+    return _session(name, hive=hive)
 
 
-def _session(name: str) -> SparkSession:
+def _session(name: str, *, hive: bool) -> SparkSession:
     # Executors must run the interpreter that runs the driver; a cluster overrides it by its own setting.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.enableHiveSupport() if hive else SparkSession.builder
     spark = (
-        SparkSession.builder.appName(f"trichannel-{name}")
+        builder.appName(f"trichannel-{name}")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.sql.ansi.enabled", "false")  # a value that does not parse becomes null and is counted, not a failed job

@@ -140,7 +140,15 @@ def _rollback(arguments: Arguments) -> int:
         return 0
     record = asked.store.rollback(job, asked.ds, arguments.to, asked.settings)
     print(f"current {job} ds={record.ds} run={record.run_id} tables={','.join(record.tables)}")
-    return 0
+    from spark_jobs.hive_views import PUBLISHED, is_asked, register_alone  # loads Spark
+
+    return register_alone(asked) if is_asked(asked) and set(record.tables) & set(PUBLISHED) else 0
+
+
+def _register(arguments: Arguments) -> int:
+    from spark_jobs.hive_views import register_alone  # loads Spark
+
+    return register_alone(request(arguments))
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +188,7 @@ TABLE_VERBS: Mapping[str, Verb] = {
     "runs": verb("list the committed runs of a day, the current one marked", _runs, _runs_options),
     "diff": verb("what changed from one version of a table to another", _diff, _diff_options),
     "rollback": verb("make an earlier run current again", _rollback, _rollback_options),
+    "register": verb("make the views of published tables in the Hive catalogue anew", _register),
     "gc": verb("remove runs that nobody needs any more", _gc, _gc_options),
     "erase": verb("remove the users on the erasure list from all runs that are kept", _erase, _erase_options),
 }
