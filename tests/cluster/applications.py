@@ -1,4 +1,4 @@
-"""All data jobs of a small day as one Spark application: its log, how it is started, what it made."""
+"""Jobs of a small day as one Spark application: its log, how it is started, what it made."""
 
 import os
 import random
@@ -55,12 +55,16 @@ def write_log(folder: Path) -> Path:
     return folder / "day.yaml"
 
 
+DATA_JOBS = ("ingest", "vocabulary", "events", "sessions", "cooccurrence", "samples")
+
+
 @dataclass(frozen=True)
 class Run:
     """An application that ran, or runs. folder: holds its tables, its event log and what its driver said."""
 
     settings: Settings
     folder: Path
+    jobs: tuple[str, ...] = DATA_JOBS
 
     @property
     def store(self) -> Store:
@@ -72,7 +76,7 @@ class Run:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        return tuple(name for job in jobs.stages(self.settings) if job in DATA_JOBS for name in jobs.outputs(job, self.settings))
+        return tuple(name for job in jobs.stages(self.settings) if job in self.jobs for name in jobs.outputs(job, self.settings))
 
     def contents(self) -> dict[str, str]:
         return {name: self.store.manifest(name, DS, self.settings).content_hash for name in self.tables}
@@ -92,22 +96,29 @@ class Run:
         return {name: left for name, left in found.items() if left}
 
 
-DATA_JOBS = ("ingest", "vocabulary", "events", "sessions", "cooccurrence", "samples")
-
-
 def start(
-    cluster: Cluster, config: Path, folder: Path, *, master: str, conf: Sequence[str] = (), sets: Sequence[str] = ()
+    cluster: Cluster,
+    config: Path,
+    folder: Path,
+    *,
+    master: str,
+    conf: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    script: str = "data_jobs.py",
+    jobs: Sequence[str] = DATA_JOBS,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[Run, subprocess.Popen]:
-    """An application that runs the data jobs, in a process group of its own."""
+    """An application that runs jobs, the data jobs by default, in a process group of its own. more: what else its environment holds."""
     sets = [f"storage.root={folder / 'root'}", *sets]
-    run = Run(load(str(config), sets), folder)
+    run = Run(load(str(config), sets), folder, tuple(jobs))
     adaptive = "spark.sql.adaptive.coalescePartitions.enabled=false"  # it would merge small partitions again
     submit = cluster.submit(master=master, conf=[adaptive, *settings_of_log(run.log), *conf])
     words = [word for value in sets for word in ("--set", value)]
-    script = str(REPOSITORY / "tests" / "cluster" / "data_jobs.py")
-    command = [*submit, script, "--config", str(config), "--ds", DS, "--run-id", "r1", *words]
+    path = str(REPOSITORY / "tests" / "cluster" / script)
+    command = [*submit, path, "--config", str(config), "--ds", DS, "--run-id", "r1", *words]
     with (folder / "driver.log").open("w") as log:
-        process = subprocess.Popen(command, env=cluster.environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        environment = cluster.environment | dict(more or {})
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     return run, process
 
 
