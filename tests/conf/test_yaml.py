@@ -47,6 +47,15 @@ def test_movielens() -> None:
     assert load("movielens", ["source.path=elsewhere"]).source.path == "elsewhere"
 
 
+def test_sequential_is_movielens_with_another_tower() -> None:
+    s, other = load("sequential"), load("movielens")
+    assert (s.source, s.split, s.session, s.cooc, s.evaluation) == (other.source, other.split, other.session, other.cooc, other.evaluation)
+    assert (s.model.encoder, s.model.item_tower, s.registry().user) == ("sasrec", "id", ())
+    assert 1 < s.trainer.clicks_per_row <= s.model.history  # a loss at every click
+    line = load("sequential", ["source.kind=sequences", "split.k=1", "cooc.category_field=null"])  # as its head says
+    assert line.registry().user == ()
+
+
 @pytest.mark.parametrize(("name", "history", "day"), [("amazon_books", 20, "2014-07-31"), ("taobao", 50, "2017-12-03")])
 def test_mic_protocol(name: str, history: int, day: str) -> None:
     """Lu et al. 2022, 4.1 and 4.3; what they leave to ComiRec, as there."""
