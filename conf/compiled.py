@@ -21,12 +21,15 @@ Flags = npt.NDArray[np.bool_]
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
-def compiled(function: Kernel) -> Kernel:
-    """`function` compiled at its first call, without Python's lock, and kept on disk beside the source or in the user's cache folder."""
+def compiled(function: Kernel, *, fastmath: frozenset[str] = frozenset()) -> Kernel:
+    """`function` compiled at its first call, without Python's lock, and kept on disk beside the source or in the user's cache folder.
+
+    fastmath: what the compiler may do with floats, in LLVM's words; by default nothing.
+    """
     try:
-        kernel: Any = numba.njit(cache=True, nogil=True)(function)
+        kernel: Any = numba.njit(cache=True, nogil=True, fastmath=set(fastmath))(function)
     except RuntimeError:  # numba finds no folder that it may write to, as in an executor without a home
-        return cast(Kernel, numba.njit(nogil=True)(function))
+        return cast(Kernel, numba.njit(nogil=True, fastmath=set(fastmath))(function))
     # numba takes a kept kernel for fresh as long as its own file is, and a kernel of another file may be compiled into it
     kernel._cache._cache_file._source_stamp = sources_stamp(function.__module__.rpartition(".")[0])
     return cast(Kernel, kernel)

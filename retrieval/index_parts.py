@@ -6,6 +6,7 @@ Parts are opened by mapping their files into memory, so a Python worker needs ro
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -73,3 +74,9 @@ Rows = F32 | StackedRows
 def blocks(rows: Rows) -> Iterator[F32]:
     """The arrays that the rows are stored in, one after the other."""
     yield from rows.parts if isinstance(rows, StackedRows) else [rows]
+
+
+def flat_vectors(searcher: Any) -> F32:
+    """float32[n, D]: the vectors inside a flat index, not copied; they live as long as the index."""
+    rows: F32 = faiss.rev_swig_ptr(searcher.get_xb(), searcher.ntotal * searcher.d).reshape(searcher.ntotal, searcher.d)
+    return rows

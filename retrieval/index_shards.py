@@ -20,8 +20,9 @@ from conf.sections.retrieval import Index
 from retrieval.index_choice import lists
 from retrieval.index_inputs import Source
 from retrieval.index_measure import Made, fill, ready, trained
+from retrieval.index_parts import flat_vectors
 from retrieval.ragged import F32, I32
-from retrieval.vector_index import IndexFiles, flat_vectors
+from retrieval.vector_index import IndexFiles
 from spark_jobs.job import Context
 
 _TRAINING_SEED = 22  # of the choice of vectors that are trained on: any fixed number does

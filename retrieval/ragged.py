@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -170,19 +172,32 @@ def aggregate(rows: I64, values: I32, weights: F64, num: int, *, agg: str) -> Ra
 
 
 def best_first(lists: Ragged, top: int | I64 | None = None) -> Ragged:
-    """Each list, ascending before, ordered by weight rounded to float32, largest first, ties by smaller value; its first `top`."""
+    """Each list ordered by weight rounded to float32, largest first, ties by smaller value; its first `top`."""
     assert lists.weights is not None
-    order = order_by_weight(lists)
-    ordered = Ragged(lists.starts, lists.values[order], lists.weights[order].astype(np.float32))
+    order = (falling(lists.weights) << np.uint64(32)) | lists.values.astype(np.uint64)
+    for start, stop in pairwise(lists.starts.tolist()):
+        order[start:stop].sort()  # list by list: shorter sorts, and of plain numbers numpy sorts several at a time
+    ordered = Ragged(lists.starts, order.astype(np.uint32).view(np.int32), scores_of(order >> np.uint64(32)))
     return ordered if top is None else ordered.first(top)
 
 
 def order_by_weight(lists: Ragged) -> I64:
     """int64[total]: places of the entries, list by list, each by weight rounded to float32, largest first, else as they stand."""
     assert lists.weights is not None
-    bits = (lists.weights.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 turns -0.0 into 0.0
-    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers that sort as the floats do: one sort instead of one a key
-    return np.argsort((lists.rows << 32) + (0x7FFFFFFF - rising), kind="stable")
+    return np.argsort((lists.rows << 32) + falling(lists.weights).astype(np.int64), kind="stable")
+
+
+def falling(weights: npt.NDArray[Any]) -> U64:
+    """uint64[n] below 2^32 that fall as the weights, rounded to float32, rise: integers that sort as the floats do."""
+    bits = (weights.astype(np.float32) + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
+    rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+    return (0x7FFFFFFF - rising).astype(np.uint64)
+
+
+def scores_of(numbers: U64) -> F32:
+    """float32[n]: the weights that `falling` made these numbers of."""
+    rising = (0x7FFFFFFF - numbers.astype(np.int64)).astype(np.int32)
+    return np.where(rising < 0, rising ^ np.int32(0x7FFFFFFF), rising).view(np.float32)
 
 
 def keys(rows: I64, values: npt.NDArray[Any]) -> I64:

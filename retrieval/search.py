@@ -15,7 +15,7 @@ from retrieval.vector_index import IndexFiles, VectorIndex, index_files
 ArrowFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 NEIGHBOURS_SCHEMA = "idx int, neighbours array<int>, similarities array<float>"
-_BLOCK = 1024  # queries searched together
+_ANSWERS = 1 << 22  # neighbours of queries searched together, 8,388 queries for 500 each; 250 MB while they are searched
 
 
 def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_self: bool = False) -> ArrowFunction:
@@ -29,10 +29,10 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """A row out for each row in, in order; raises ValueError if a vector has another length than the index's."""
-        index = load_index()
+        index, together = load_index(), max(1, _ANSWERS // (top_k + exclude_self))
         for batch in batches:
-            for start in range(0, batch.num_rows, _BLOCK):
-                block = batch.slice(start, _BLOCK)
+            for start in range(0, batch.num_rows, together):
+                block = batch.slice(start, together)
                 own = block.column("idx").to_numpy().astype(np.int32)
                 vectors = vectors_of(block.column("vector"), index.vectors.shape[1])
                 found = index.nearest(vectors[:, None, :], top_k + exclude_self)

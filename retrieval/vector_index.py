@@ -1,9 +1,9 @@
 """Vectors that can be searched: a FAISS index with exact scores and a fixed order of ties, and its files on disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import faiss
@@ -12,12 +12,15 @@ import numpy as np
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from retrieval import worker
-from retrieval.index_parts import Parts, Rows, StackedRows, blocks
-from retrieval.ragged import F32, F64, I32, I64, Ragged, aggregate, best_first
+from retrieval.block_search import BlockSearch, block_search, in_threads
+from retrieval.index_parts import Parts, Rows, StackedRows, blocks, flat_vectors
+from retrieval.kernels.exact_pairs import NOTHING, write_pairs
+from retrieval.pairs import by_id, by_score
+from retrieval.ragged import F32, F64, I32, I64, U64, Bools, Ragged, best_first, concatenate
 
 EPS = 1e-6  # a vector shorter than this counts as zero: its cosine with anything is 0
 _SPARE = 8  # rows fetched beyond those asked for: most ties at the end are settled in one search
-_SEARCHED = 1 << 20  # (query, row) pairs of one FAISS call
+_HELD = 1 << 22  # (query, row) pairs of one search: 8,192 queries for 500 rows each take 250 MB
 _SCORED = 1 << 13  # pairs scored at once: 2 MB of gathered vectors at 64 dimensions stay in the cache
 
 
@@ -81,15 +84,13 @@ class VectorIndex:
         where `is_unit`, computed in float64 and rounded to float32. With an exhaustive index the answer is exact, ties included,
         and does not depend on which queries are searched together.
         """
-        return best_first(self.pool(queries_QKD, num), num)
+        if queries_QKD.shape[1] > 1 or self.rows_per_id > 1:
+            return best_first(self.pool(queries_QKD, num), num)
+        return self._lists(queries_QKD, num, by_score)
 
     def pool(self, queries_QKD: F32, num: int | I64) -> Ragged:
         """Every id among the `num` best of any of a query's K vectors, ascending, with its score as in `nearest`."""
-        num_queries, interests, dim = queries_QKD.shape
-        queries = (unit(queries_QKD) if self.is_unit else queries_QKD).reshape(-1, dim)
-        wanted = np.repeat(np.broadcast_to(np.asarray(num, dtype=np.int64), num_queries), interests)
-        rows, found, scores = self._search(np.ascontiguousarray(queries), wanted * self.rows_per_id)
-        return aggregate(rows // interests, self.ids[found], scores, num_queries, agg="max")
+        return self._lists(queries_QKD, num, lambda pairs, _: by_id(pairs))
 
     def cosines(self, queries_QKD: F32, rows: I64, ids: I32) -> F64:
         """float64[m]: the highest cosine of query rows[i] with the vector of ids[i], all of which are in the index."""
@@ -99,40 +100,60 @@ class VectorIndex:
             best = np.maximum(best, _dots(queries[:, interest], rows, self.unit_vectors, places))
         return np.clip(best, -1, 1)
 
-    def _search(self, queries: F32, wanted: I64) -> tuple[I64, I64, F64]:
-        """Entries (query, row of the index, score) that hold each query's `wanted` best rows and all that tie with the last of them."""
-        total = len(self.ids)
-        wanted = np.minimum(wanted, total)
+    def _lists(self, queries_QKD: F32, num: int | I64, lists_of: Callable[[U64, I64], Ragged]) -> Ragged:
+        """A list for each query, of what is found with its vectors."""
+        num_queries, total = len(queries_QKD), len(self.ids)
+        queries = unit(queries_QKD) if self.is_unit else queries_QKD
+        asked = np.broadcast_to(np.asarray(num, dtype=np.int64), num_queries)
+        wanted = np.minimum(asked * self.rows_per_id, total)
         # rounded up to powers of two, so that queries which ask for different numbers still share searches
-        fetch = np.minimum(1 << np.ceil(np.log2(wanted + _SPARE)).astype(np.int64), total)
-        pending, parts = np.flatnonzero(wanted > 0), []
+        sizes = np.minimum(1 << np.ceil(np.log2(wanted + _SPARE)).astype(np.int64), total)
+        pending, places, made = np.flatnonzero(wanted > 0), np.full(num_queries, -1), [Ragged.empty(0)]
         while len(pending):
             unsettled = [np.empty(0, dtype=np.int64)]
-            for size in np.unique(fetch[pending]):
-                same = pending[fetch[pending] == size]
-                for which in np.array_split(same, max(1, -(-len(same) * int(size) // _SEARCHED))):
-                    settled, entries = self._search_once(queries, which, wanted[which], int(size))
-                    parts.append(entries)
+            for size in np.unique(sizes[pending]).tolist():
+                same = pending[sizes[pending] == size]
+                for which in np.array_split(same, -(-len(same) * queries.shape[1] * size // _HELD)):
+                    settled, pairs = self._pairs(queries[which], wanted[which], size)
                     unsettled.append(which[~settled])
+                    places[which[settled]] = sum(map(len, made)) + np.arange(settled.sum())
+                    made.append(lists_of(pairs[settled], asked[which[settled]]))
             pending = np.concatenate(unsettled)
-            fetch[pending] = np.minimum(fetch[pending] * 2, total)
-        empty = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
-        rows, found, scores = (np.concatenate([part[i] for part in parts] or [empty[i]]) for i in range(3))
-        order = np.argsort(rows, kind="stable")
-        return rows[order], found[order], scores[order]
+            sizes[pending] = np.minimum(sizes[pending] * 2, total)
+        return concatenate(made).take(places)
 
-    def _search_once(self, queries: F32, which: I64, wanted: I64, size: int) -> tuple[Any, tuple[I64, I64, F64]]:
-        asked = queries[which]
-        raw, rows = self.searcher.search(asked, size)
-        # FAISS adds up in float32, in an order that depends on the batch: its score is within `slack` of the true one, so a row
-        # it leaves out can belong to the answer only if the last score it gives is that near to the last one wanted.
-        slack = 2 * asked.shape[1] * 2.0**-23 * np.linalg.norm(asked, axis=1) * self._longest
+    def _pairs(self, queries_QKD: F32, wanted: I64, size: int) -> tuple[Bools, U64]:
+        """(which queries are settled, their pairs): those hold each one's `wanted` best rows and all that tie with the last of them."""
+        num_queries, interests, dim = queries_QKD.shape
+        queries, wanted = np.ascontiguousarray(queries_QKD.reshape(-1, dim)), np.repeat(wanted, interests)
+        # Scores added up in float32 are off by a rounding for each number: a row that the search leaves out can belong to the answer
+        # only if the last score it gives is that near to the last one wanted, from both sides.
+        slack = (2 * (dim + 2) * 2.0**-23 * np.linalg.norm(queries, axis=1) * self._longest).astype(np.float32)
+        if self._blocks is not None:
+            rows, counts = self._blocks.search(queries, wanted, slack, size)
+        else:
+            rows, counts = self._by_faiss(queries, wanted, slack, size)
+        pairs = np.full((len(queries), max(counts.max(initial=0), 1)), NOTHING)
+        first = 0
+        for vectors in blocks(self.vectors):
+            ids = self.ids[first : first + len(vectors)]
+            in_threads(len(queries), partial(self._write_pairs, queries, rows, counts, vectors, ids, first, pairs))
+            first += len(vectors)
+        return (counts >= 0).reshape(num_queries, interests).all(axis=1), pairs.reshape(num_queries, -1)
+
+    def _write_pairs(self, queries: F32, rows: I64, counts: I64, vectors: F32, ids: I32, first: int, pairs: U64, part: slice) -> None:
+        write_pairs(queries[part], rows[part], counts[part], np.asarray(vectors), ids, first, self.is_unit, pairs[part])
+
+    @cached_property
+    def _blocks(self) -> BlockSearch | None:
+        return block_search(self.searcher)
+
+    def _by_faiss(self, queries: F32, wanted: I64, slack: F32, size: int) -> tuple[I64, I64]:
+        """As `BlockSearch.search`, for the other kinds."""
+        raw, rows = self.searcher.search(queries, size)
         last_wanted = np.take_along_axis(raw, wanted[:, None] - 1, axis=1)[:, 0]
         settled = (size >= len(self.ids)) | (rows[:, -1] < 0) | (raw[:, -1] < last_wanted - slack)
-        keep = settled[:, None] & (rows >= 0)  # -1: FAISS found fewer
-        asking, found = np.repeat(which, size).reshape(rows.shape)[keep], rows[keep]
-        scores = _dots(queries, asking, self.vectors, found)
-        return settled, (asking, found, np.clip(scores, -1, 1) if self.is_unit else scores)
+        return rows, np.where(settled, (rows >= 0).sum(axis=1), -1)  # -1 as a row: FAISS found fewer, all of them in front
 
 
 def _dots(left: F32, left_rows: I64, right: Rows, right_rows: I64) -> F64:
@@ -209,12 +230,6 @@ def index_of(folder: str, name: str, told: Mapping[str, Any]) -> IndexFiles:
     """The files of an index as index.json tells of it; raises KeyError where that lacks something."""
     sha256 = {file: entry["sha256"] for file, entry in told["files"].items()}
     return IndexFiles(folder, name, told["is_unit"], told["effort"], sha256, tuple(told["parts"]))
-
-
-def flat_vectors(searcher: Any) -> F32:
-    """float32[n, D]: the vectors inside a flat index, not copied; they live as long as the index."""
-    rows: F32 = faiss.rev_swig_ptr(searcher.get_xb(), searcher.ntotal * searcher.d).reshape(searcher.ntotal, searcher.d)
-    return rows
 
 
 # ---- how hard it looks ---------------------------------------------------------------------------------------------

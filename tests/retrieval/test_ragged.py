@@ -86,3 +86,10 @@ def test_parts_put_together_are_the_whole():
     whole = ragged.concatenate([lists.part(0, 1), lists.part(1, 3), lists.part(3, 4)])
     assert plain(whole) == plain(lists)
     assert whole.weights.tolist() == [1, 2, 3, 4]
+
+
+def test_falling_numbers_sort_against_the_weights_and_give_them_back():
+    weights = np.array([np.inf, 3.0, 0.5, 1e-30, 0.0, -1e-30, -2.5, -np.inf], dtype=np.float32)
+    assert (np.diff(ragged.falling(weights).astype(np.int64)) > 0).all()
+    np.testing.assert_array_equal(ragged.scores_of(ragged.falling(weights)), weights)
+    assert ragged.falling(np.array([-0.0]))[0] == ragged.falling(np.array([0.0]))[0]

@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import BadDataError
 from conf.files import hash_file, open_root
-from retrieval import worker
+from retrieval import search, worker
 from retrieval.search import NEIGHBOURS_SCHEMA, make_search, register_search_udf
 from retrieval.vector_index import VectorIndex, index_files, unit
 from tests.retrieval.small_world import flat_index, lists_of
@@ -59,6 +59,15 @@ def test_search_loads_once_a_task_and_answers_every_row(world):
     assert found["idx"].to_pylist() == list(range(1, 121))
     assert found["neighbours"].to_pylist() == [[i for i, _ in one] for one in lists_of(index.nearest(vectors[:, None], 5))]
     assert found["neighbours"][3].as_py()[0] == 4  # itself: nothing is nearer
+
+
+def test_blocks_are_as_large_as_their_answers_allow(world, monkeypatch):
+    index, vectors = world
+    whole = pa.Table.from_batches(make_search(lambda: index, top_k=5)([batch(np.arange(1, 61), vectors[:60])]))
+    monkeypatch.setattr(search, "_ANSWERS", 37)
+    blocks = list(make_search(lambda: index, top_k=5)([batch(np.arange(1, 61), vectors[:60])]))
+    assert [block.num_rows for block in blocks] == [7] * 8 + [4]
+    assert pa.Table.from_batches(blocks).equals(whole)
 
 
 def test_exclude_self_goes_by_id_and_keeps_the_twin(world):
