@@ -7,6 +7,7 @@ BATCH ?= 1024,4096
 DIM ?= 8
 WORKERS ?= 2
 USERS ?= 200000
+FLAT_USERS ?= 4000
 TOP ?= 500
 SIZES ?= 5,50
 ITEMS ?= 1000000
@@ -58,8 +59,9 @@ bench-sharded: setup  ## memory of a worker with a large table, whole and divide
 bench-metrics: setup  ## offline metrics of millions of candidate rows: time and memory (SIZES=5,50 ITEMS=1000000)
 	$(in_env) python bench/metrics_rows.py --sizes $(SIZES) --items $(ITEMS)
 
-bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 USERS=200000 TOP=500 REPEATS=5)
-	$(in_env) python bench/retrieval_search.py --rows $(ROWS) --users $(USERS) --top $(TOP) --repeats $(REPEATS)
+bench-retrieval: REPEATS = 3
+bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 USERS=200000 FLAT_USERS=4000 TOP=500 REPEATS=3)
+	$(in_env) python bench/retrieval_search.py --rows $(ROWS) --users $(USERS) --flat-users $(FLAT_USERS) --top $(TOP) --repeats $(REPEATS)
 
 bench-baselines: setup  ## simple baselines on the rows of a published day (CONFIG=movielens SET="source.path=... split.refit=true" SPLIT=test)
 	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
