@@ -8,7 +8,7 @@ a few queries before a repeat is timed, from the files of queries to the files o
 `search` of the FAISS index with blocks of queries and writes Parquet. `lists` is the same with `faiss.contrib.big_batch_search`, for IVF
 and in the first repeat only: it takes long. `blocks` is the same with `VectorIndex.nearest`, what our jobs call: scores exact in float64,
 ties by smaller id. `spark` is what our jobs run: `retrieval.search.make_search` in mapInArrow. No time is printed unless all contenders
-of an index found the same ids, but for ids whose scores tie in float32 with the last that was found.
+of an index found the same ids, but for ids whose scores tie in float32 with the last that was found (and see `check_same`).
 """
 
 import argparse
@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 DIM, BLOCK, FILES = 64, 8192, 16
 SCHEMA = pa.schema([("idx", pa.int32()), ("neighbours", pa.list_(pa.int32())), ("similarities", pa.list_(pa.float32()))])
+TIES = DIM * float(np.finfo(np.float32).eps)  # by so much two float32 sums of one product of unit vectors may differ
 CONTENDERS = ("raw", "lists", "blocks", "spark")
 
 
@@ -217,21 +218,27 @@ def found_by(out: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (np.concatenate([[0], np.cumsum(lengths)]), *values)
 
 
-def check_same(ours: Path, theirs: Path) -> int:
-    """Number of ids that only one of them found, all of which tie with the last of their list; raises AssertionError for others."""
+def check_same(ours: Path, theirs: Path, *, lists_may_tie: bool) -> dict[str, int]:
+    """How many ids only one of them found: in all, which tie with the last of their list; and in how many queries others, too.
+
+    The latter is right of an index of lists alone, where two lists are as near to the query as float32 can tell, and one is looked into.
+
+    Raises:
+        AssertionError: more than one query in ten thousand differs so; of an index without lists, any.
+    """
     (starts, ids, scores), (others, other_ids, other_scores) = found_by(ours), found_by(theirs)
     assert np.array_equal(starts, others), f"{theirs}: lists of other lengths"
-    differing = 0
+    differing, other_lists = 0, 0
     for start, stop in pairwise(starts.tolist()):
         part = slice(start, stop)
         alone = [
             values[part][np.isin(a[part], b[part], invert=True)]
             for values, a, b in ((scores, ids, other_ids), (other_scores, other_ids, ids))
         ]
-        for only in alone:
-            assert (only <= scores[stop - 1] + 1e-6).all(), f"{theirs}: found other ids"
+        other_lists += any((only > scores[stop - 1] + TIES).any() for only in alone)
         differing += len(alone[0])
-    return differing
+    assert other_lists <= (len(starts) // 10_000 if lists_may_tie else 0), f"{theirs}: found other ids in {other_lists} queries"
+    return {"ids": differing, "queries": other_lists}
 
 
 def measure(index: str, names: Sequence[str], given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -245,7 +252,9 @@ def measure(index: str, names: Sequence[str], given: argparse.Namespace, folder:
                 contender.go()
     for contender in contenders:
         contender.end()
-    report: dict[str, Any] = {"ids_that_tie_and_differ": {one.name: check_same(contenders[0].out, one.out) for one in contenders[1:]}}
+    raw, *others = contenders
+    same = {one.name: check_same(raw.out, one.out, lists_may_tie=index == "ivf") for one in others}
+    report: dict[str, Any] = {"differing": same}
     for contender in contenders:
         told = {
             "seconds": median(contender.seconds),
