@@ -36,19 +36,30 @@ def scratch(base: Path, name: str) -> Iterator[tuple[Path, bool]]:
 
 
 def _made(folder: Path) -> int | None:
-    """The lock on the folder that this process made; None where another one has."""
+    """The lock on the folder, of the process that came first; None for the others."""
     while True:
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        except FileExistsError:
-            return None
         with suppress(FileNotFoundError):  # swept away before it was locked: again
             lock = os.open(folder, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks: nobody can sweep there, either
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Shared: whoever sweeps is waited for, never the one that came first, who may be waiting for this process.
+                fcntl.flock(lock, fcntl.LOCK_SH)
             if _is(folder, lock):
-                return lock
+                if _is_first(folder):
+                    return lock
+                os.close(lock)
+                return None
             os.close(lock)
+
+
+def _is_first(folder: Path) -> bool:
+    """Whether no other process has said so of the folder before."""
+    try:
+        (folder / "writer").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _is(folder: Path, lock: int) -> bool:

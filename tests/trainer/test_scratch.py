@@ -1,7 +1,10 @@
 """Folders for files that live for a moment: one maker each, and none left, even by a process that was killed."""
 
+import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,17 +63,16 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path: Path)
 def test_a_folder_that_was_swept_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another training sweeps between mkdir and lock: once the folder is gone when it is opened, once when it is locked."""
     import fcntl
-    import os
 
     opened, flock, swept = os.open, fcntl.flock, []
 
-    def opens(path: Path, flags: int) -> int:
+    def opens(path: Path, flags: int, mode: int = 0o777) -> int:
         if len(swept) == 0:
             swept.append(os.rmdir(path))
-        return opened(path, flags)
+        return opened(path, flags, mode)
 
     def locks(lock: int, how: int) -> None:
-        if len(swept) == 1 and how == fcntl.LOCK_EX:
+        if len(swept) == 1 and how == fcntl.LOCK_SH:
             swept.append(os.rmdir(tmp_path / f"{PREFIX}one"))
         flock(lock, how)
 
@@ -80,3 +82,25 @@ def test_a_folder_that_was_swept_before_it_was_locked_is_made_again(tmp_path: Pa
         assert len(swept) == 2
         assert writes
         assert folder.is_dir()
+
+
+def test_whoever_was_swept_does_not_wait_for_the_one_that_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between mkdir and lock the other worker sweeps, makes the folder anew, and waits for this one to come: neither may wait for ever."""
+    opened, other, seen = os.open, ExitStack(), list[bool]()
+
+    def opens(path: Path, flags: int) -> int:
+        monkeypatch.undo()
+        seen.append(other.enter_context(scratch(tmp_path, "one"))[1])
+        return opened(path, flags)
+
+    def comes() -> None:
+        with scratch(tmp_path, "one") as (_, writes):
+            seen.append(writes)
+
+    monkeypatch.setattr(os, "open", opens)
+    worker = threading.Thread(target=comes, daemon=True)
+    with other:
+        worker.start()
+        worker.join(timeout=20)
+        assert seen == [True, False]
+    assert list(tmp_path.iterdir()) == []
