@@ -164,7 +164,8 @@ def peer(peers: Path, task: str, engine: str, source: str, out: Path) -> tuple[f
     except subprocess.TimeoutExpired:
         return f"not done after {LIMIT_S} s"
     if done.returncode:
-        return f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['killed: out of memory?'])[-1][:200]}"
+        last = (done.stderr.strip().splitlines() or ["killed: out of memory?"])[-1]
+        return f"exit {done.returncode}: {last.replace(f'{ROOT}/', '')[:200]}"
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return said["seconds"][0], said["peak_rss_gb"]
 

@@ -231,10 +231,8 @@ def check_same(ours: Path, theirs: Path, *, lists_may_tie: bool) -> dict[str, in
     differing, other_lists = 0, 0
     for start, stop in pairwise(starts.tolist()):
         part = slice(start, stop)
-        alone = [
-            values[part][np.isin(a[part], b[part], invert=True)]
-            for values, a, b in ((scores, ids, other_ids), (other_scores, other_ids, ids))
-        ]
+        sides = ((scores, ids, other_ids), (other_scores, other_ids, ids))
+        alone = [values[part][np.isin(a[part], b[part], invert=True)] for values, a, b in sides]
         other_lists += any((only > scores[stop - 1] + TIES).any() for only in alone)
         differing += len(alone[0])
     assert other_lists <= (len(starts) // 10_000 if lists_may_tie else 0), f"{theirs}: found other ids in {other_lists} queries"
@@ -252,8 +250,7 @@ def measure(index: str, names: Sequence[str], given: argparse.Namespace, folder:
                 contender.go()
     for contender in contenders:
         contender.end()
-    raw, *others = contenders
-    same = {one.name: check_same(raw.out, one.out, lists_may_tie=index == "ivf") for one in others}
+    same = {one.name: check_same(contenders[0].out, one.out, lists_may_tie=index == "ivf") for one in contenders[1:]}
     report: dict[str, Any] = {"differing": same}
     for contender in contenders:
         told = {
@@ -295,11 +292,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     bars = [(f"{index}: {name}", report[index][name]) for index in ("flat", "ivf") for name in CONTENDERS if name in report[index]]
     figure, axes = plt.subplots(figsize=(9, 3.2))
-    axes.barh(
-        [label for label, _ in bars],
-        [one["seconds"] for _, one in bars],
-        color=["#3f6fb5" if label.endswith(("spark", "blocks")) else "#b9bfc9" for label, _ in bars],
-    )
+    colours = ["#3f6fb5" if label.endswith(("spark", "blocks")) else "#b9bfc9" for label, _ in bars]
+    axes.barh([label for label, _ in bars], [one["seconds"] for _, one in bars], color=colours)
     for label, one in bars:
         axes.text(one["seconds"], label, f"  {one['seconds']:g} s, {one['to_raw']:g} of raw", va="center", fontsize=9)
     axes.invert_yaxis()
