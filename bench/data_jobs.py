@@ -205,6 +205,7 @@ def floor(ours: Ours, task: str, out: Path) -> float:
         yield next(pair_counts.count_pairs(found, block, rule, keeping, unknown)).rows
 
     def write(numbered: tuple[int, object]) -> None:
+        """One file, of one piece."""
         number, piece = numbered
         build: Callable[..., Iterator[pa.RecordBatch]] = {"sessions": of_sessions, "cooc": of_cooc}.get(task, of_samples)
         batches = build(piece)

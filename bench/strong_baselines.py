@@ -101,6 +101,7 @@ def neighbours(make: Callable[[], Any]) -> Callable[[Any, int], Scorer]:
     """Sums of similarities to what the user clicked; nothing is said of an item that is like none of it."""
 
     def fit(clicked: Any, seed: int) -> Scorer:
+        """The seed is not used: nothing is drawn."""
         model = make()
         model.fit(clicked, show_progress=False)
         similarity = model.similarity.astype(np.float32)
@@ -118,6 +119,7 @@ def factors(make: Callable[[int], Any]) -> Callable[[Any, int], Scorer]:
     """Inner products of the vectors of users and items."""
 
     def fit(clicked: Any, seed: int) -> Scorer:
+        """Vectors that begin with draws from the seed."""
         model = make(seed)
         model.fit(clicked, show_progress=False)
         users_UD, items_ID = (np.asarray(x, np.float32) for x in (model.user_factors, model.item_factors))

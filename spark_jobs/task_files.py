@@ -86,6 +86,7 @@ def write_tables_by_tasks(context: Context, tables: Sequence[Table], pieces: Seq
     prefix = f"part-{context.publication.attempt}"
 
     def run(numbered: tuple[int, Piece]) -> _Part:
+        """One attempt, on an executor: the files of one piece, or its faults."""
         number, piece = numbered
         task = TaskContext.get()
         assert task is not None
