@@ -1,6 +1,7 @@
 """The parts encoders are built of: embedding tables, dense layers, pooling, dropout. Each starts as a pure function of (seed, name)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,37 @@ class Table(nn.Module):
     def mean(self, ids_BM: Tensor) -> Tensor:
         """float[B, dim]: mean over the ids that are not PAD; zero where all are."""
         num_B1 = (ids_BM != PAD).sum(dim=1, keepdim=True)
-        total_BD: Tensor = self(ids_BM).sum(dim=1)
-        return total_BD / num_B1.clamp(min=1)
+        return self.total(ids_BM) / num_B1.clamp(min=1)
+
+    def total(self, ids_BM: Tensor) -> Tensor:
+        """float[B, dim]: sum over the ids that are not PAD."""
+        if self.sparse and self.training and torch.is_grad_enabled():
+            total_BD: Tensor = _TotalOfRows.apply(self.weight, ids_BM)  # type: ignore[no-untyped-call]
+            return total_BD
+        looked_up_BMD: Tensor = self(ids_BM)
+        return looked_up_BMD.sum(dim=1)
+
+
+class _TotalOfRows(torch.autograd.Function):
+    """table[ids_BM].sum(dim=1), which never holds [B, M, D], neither forward nor backward; the gradient holds each row once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_VD: Tensor, ids_BM: Tensor) -> Tensor:
+        """float[B, D]."""
+        ctx.save_for_backward(ids_BM)
+        ctx.shape = weight_VD.shape
+        return F.embedding_bag(ids_BM, weight_VD, mode="sum")  # row PAD is zero
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """(sparse [V, D], None): of each row in use the gradients of the sums it went into, but of PAD, which does not learn."""
+        (ids_BM,) = ctx.saved_tensors
+        sorted_n, order_n = ids_BM.flatten().sort()
+        num_pad = int((sorted_n == PAD).sum())
+        rows_U, counts_U = torch.unique_consecutive(sorted_n[num_pad:], return_counts=True)
+        which_n = torch.div(order_n[num_pad:], ids_BM.shape[1], rounding_mode="floor")
+        values_UD = F.embedding_bag(which_n, grads[0].contiguous(), counts_U.cumsum(0) - counts_U, mode="sum")
+        return torch.sparse_coo_tensor(rows_U[None], values_UD, ctx.shape, is_coalesced=True, check_invariants=False), None
 
 
 class Dense(nn.Module):

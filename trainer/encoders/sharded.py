@@ -43,6 +43,11 @@ class ShardedTable(Table):
         padding = 0 if len(rows_n) and int(rows_n[0]) == PAD else None
         return F.embedding(which, vectors_nD, padding_idx=padding)
 
+    def total(self, ids_BM: Tensor) -> Tensor:
+        """float[B, dim]."""
+        looked_up_BMD: Tensor = self(ids_BM)
+        return looked_up_BMD.sum(dim=1)
+
 
 def shard_tables(encoder: nn.Module, fields: Collection[str], backend: Backend) -> None:
     """Divide the tables of these fields, in place; of a module without storage (trainer.deferred), so that the whole never has any."""

@@ -53,18 +53,28 @@ def contains(sorted_BR: Tensor, values_BM: Tensor) -> Tensor:
 
 
 def known_columns(known_BR: Tensor, columns_N: Tensor) -> Tensor:
-    """bool[B, N]: whether the item of each column is among the row's known ones (0 = none).
+    """bool[B, N]: whether the item of each column is among the row's known ones (0 = none)."""
+    out_BN = torch.zeros(len(known_BR), len(columns_N), dtype=torch.bool, device=columns_N.device)
+    out_BN.view(-1).index_fill_(0, known_spots(known_BR, columns_N), True)
+    return out_BN
+
+
+def known_spots(known_BR: Tensor, columns_N: Tensor) -> Tensor:
+    """int64[n]: where the item of a column is among the row's known ones (0 = none), as row * N + column; a spot may come twice.
 
     Searches each known item among the sorted columns: O(B R log N) instead of the O(B R N) of comparing all with all.
     """
+    if not len(columns_N):
+        return columns_N
     num_rows, num_known = known_BR.shape
     sorted_N, order_N = columns_N.sort(stable=True)
+    items_U, counts_U = torch.unique_consecutive(sorted_N, return_counts=True)
     wanted = known_BR.reshape(-1).contiguous()
-    low = torch.searchsorted(sorted_N, wanted)
-    num_hits = torch.searchsorted(sorted_N, wanted, right=True) - low
-    num_hits = num_hits.masked_fill(wanted == 0, 0)
-    hit = torch.arange(len(wanted), device=wanted.device).repeat_interleave(num_hits)
-    nth = torch.arange(len(hit), device=wanted.device) - (num_hits.cumsum(0) - num_hits)[hit]
-    out_BN = torch.zeros(num_rows, len(columns_N), dtype=torch.bool, device=columns_N.device)
-    out_BN[hit // max(num_known, 1), order_N[low[hit] + nth]] = True
-    return out_BN
+    which = torch.searchsorted(items_U, wanted).clamp_(max=len(items_U) - 1)
+    num_hits = counts_U[which].masked_fill_((items_U[which] != wanted) | (wanted == 0), 0)
+    low = (counts_U.cumsum(0) - counts_U)[which]
+    total_hits = num_hits.cumsum(0)
+    num = int(total_hits[-1]) if len(wanted) else 0
+    start = torch.arange(num_rows, device=wanted.device).repeat_interleave(num_known) * len(columns_N)
+    at = torch.repeat_interleave(low - total_hits + num_hits, num_hits, output_size=num) + torch.arange(num, device=wanted.device)
+    return torch.repeat_interleave(start, num_hits, output_size=num) + order_N[at]

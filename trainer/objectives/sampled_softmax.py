@@ -50,12 +50,12 @@ class SampledSoftmax(Objective):
             rest_T = self._rest_of_drawn(step, pairs, user_TD)
         else:
             column_MD, items_M, valid_BM = self._common_columns(step)
-            query_TD = user_TD / self.temperature
-            if self.corrected:  # after the temperature; never at retrieval. As one more dimension: <[u / t, 1], [v, -ln q]>
-                column_MD = torch.cat([column_MD, -self.log_q(step, items_M).to(column_MD.dtype)[:, None]], dim=1)
-                query_TD = torch.cat([query_TD, torch.ones_like(query_TD[:, :1])], dim=1)
+            extra_M = None
+            if self.corrected:  # after the temperature; never at retrieval
+                extra_M = -self.log_q(step, items_M).to(column_MD.dtype)
                 pos_T = pos_T - self.log_q(step, pairs.item_T).to(pos_T.dtype)
-            rest_T = rest_of_product(query_TD, column_MD, valid_BM if pairs.places == 1 else valid_BM[pairs.row_T])
+            valid_TM = valid_BM if pairs.places == 1 else valid_BM[pairs.row_T]
+            rest_T = rest_of_product(user_TD / self.temperature, column_MD, valid_TM, extra_M)
         loss_T, _ = nce_over(pos_T[:, None], torch.ones_like(pos_T[:, None], dtype=torch.bool), rest_T)
         weight_T = pairs.weight_T.to(loss_T.dtype)
         return {"loss": step.share_of_mean((loss_T * weight_T).sum(), step.backend.sum(weight_T.sum()))}

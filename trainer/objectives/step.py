@@ -17,7 +17,7 @@ from trainer.backends.backend import Backend
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
 from trainer.mining import Mined
-from trainer.objectives.negatives import known_columns, uniform_negatives
+from trainer.objectives.negatives import known_spots, uniform_negatives
 from trainer.objectives.values import fewer_values
 from trainer.randomness import Purpose, words64
 
@@ -165,18 +165,25 @@ class Step:
     @cached_property
     def negative_items_BN(self) -> Tensor:
         """Which targets of the global batch are negatives for this rank's users: another user's, another item, not known to be liked."""
-        return self._strangers_BN & ~known_columns(self.known_positives, self.all_ids("item_idx"))
+        liked_BR = torch.cat([self.known_positives, self.batch["item_idx"][:, None]], dim=1)
+        return self._all_but(known_spots(liked_BR, self.all_ids("item_idx")))
 
     @cached_property
     def negative_users_BN(self) -> Tensor:
         """Which users of the global batch are negatives for this rank's targets: the same seen from the item."""
-        return self._strangers_BN & ~known_columns(self.all_known_NR, self.batch["item_idx"]).T
+        liked_NR = torch.cat([self.all_known_NR, self.all_ids("item_idx")[:, None]], dim=1)
+        own_B = self.batch["item_idx"]
+        spots = known_spots(liked_NR, own_B)
+        return self._all_but(spots % len(own_B) * len(liked_NR) + spots // len(own_B))
 
-    @cached_property
-    def _strangers_BN(self) -> Tensor:
+    def _all_but(self, liked: Tensor) -> Tensor:
+        """bool[B, N]: neither one of these spots (row * N + column) nor of the row's own user."""
         # the same user's other targets are liked, too, even where they lie in the future of this row's history
-        same_user_BN = self.all_ids("user_idx") == self.batch["user_idx"][:, None]
-        return ~(same_user_BN | (self.all_ids("item_idx") == self.batch["item_idx"][:, None]))
+        own_user = known_spots(self.batch["user_idx"][:, None], self.all_ids("user_idx"))
+        out_BN = torch.ones(len(self.batch["row"]), sum(self.counts), dtype=torch.bool, device=liked.device)
+        for spots in (liked, own_user):
+            out_BN.view(-1).index_fill_(0, spots, False)
+        return out_BN
 
     def gather(self, tensors: Sequence[Tensor], *, exact: bool = True) -> list[Tensor]:
         """[B, ...] -> [N, ...] each, all in one go. exact: with the gradient of all ranks, else of this rank's own rows only."""

@@ -1,5 +1,9 @@
+import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from conf import draws
 from conf.fields import EMPTY, MASK, OOV, PAD, Field
 from trainer.deferred import materialize_module
 from trainer.encoders.layers import Table, dropout, history_ids, masked_ids
@@ -41,6 +45,23 @@ def test_sparse_and_dense_gradients_agree() -> None:
     assert sparse.weight.grad is not None
     assert sparse.weight.grad.is_sparse
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
+
+
+@given(seed=st.integers(0, 10**6), num_rows=st.integers(0, 5), length=st.integers(1, 7))
+def test_sums_of_rows_equal_looking_all_up(seed: int, num_rows: int, length: int) -> None:
+    ids = torch.from_numpy(draws.below(9, seed, np.arange(num_rows)[:, None], np.arange(length)))
+    ids = ids.masked_fill(ids < 4, PAD)  # among others rows of PAD alone
+    weight = torch.rand(num_rows, 3, generator=torch.Generator().manual_seed(seed))
+    fast, slow = table(sparse=True), table(sparse=True)
+    total = fast.total(ids)
+    want = slow(ids).sum(dim=1)
+    torch.testing.assert_close(total, want)
+    for made in (total, want):
+        (made * weight).sum().backward()
+    assert fast.weight.grad is not None
+    assert slow.weight.grad is not None
+    assert fast.weight.grad._indices()[0].tolist() == ids[ids != PAD].unique().tolist()
+    torch.testing.assert_close(fast.weight.grad.to_dense(), slow.weight.grad.to_dense())
 
 
 def test_masked_ids() -> None:

@@ -144,7 +144,8 @@ def test_product_equals_scores(seed: int, num_rows: int, num_columns: int) -> No
     valid = torch.rand(num_rows, num_columns, generator=generator) < 0.5
     weight = torch.rand(num_rows, generator=generator, dtype=torch.float64)
     results = []
-    for rest in (rest_of_scores(anchor @ column_.T, valid), rest_of_product(anchor, column_, valid)):
+    extra = torch.randn(num_columns, generator=generator, dtype=torch.float64)
+    for rest in (rest_of_scores(anchor @ column_.T + extra, valid), rest_of_product(anchor, column_, valid, extra)):
         finite = rest > -torch.inf
         gradients = torch.autograd.grad((rest[finite] * weight[finite]).sum(), (anchor, column_), allow_unused=True)
         results.append((rest, *(torch.zeros(1) if g is None or not g.any() else g for g in gradients)))
