@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.settings import Settings
-from trainer.backends import Shard
+from trainer.backends import Shard, is_sparse_table
 from trainer.encoders.encoder import Encoder
 
 ROWWISE_LR = 0.05
@@ -51,7 +51,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Adam for the dense weights; for the tables what settings.trainer.optimizer says."""
+    """Adam for the dense weights and for tables with whole gradients, row-wise Adagrad for those with gradients by rows."""
 
     def __init__(self, settings: Settings, encoder: Encoder, criterion: nn.Module) -> None:
         given = settings.trainer.optimizer
@@ -60,13 +60,15 @@ class Optimizers:
         dense = [p for module in (encoder, criterion) for p in module.parameters() if id(p) not in ids]
         self.parameters: list[nn.Parameter] = dense + tables
         """Everything that is trained, in the fixed order for Backend.sync_gradients."""
-        if given.tables == "adam":
-            groups: list[dict[str, Any]] = [{"params": dense}, {"params": tables, "lr": given.tables_lr or given.lr}]
-            self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, lr=given.lr, fused=True)}
-        else:
-            # FM with sampled softmax has tables only
-            self.parts = {"adam": torch.optim.Adam(dense, lr=given.lr, fused=True)} if dense else {}
-            self.parts["rowwise_adagrad"] = RowwiseAdagrad(tables, lr=given.tables_lr or ROWWISE_LR)
+        by_rows = [table for table in tables if is_sparse_table(table)]
+        whole = [table for table in tables if not is_sparse_table(table)]
+        # FM with sampled softmax has tables only
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "lr": lr} for parameters, lr in ((dense, given.lr), (whole, given.tables_lr or given.lr)) if parameters
+        ]
+        self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, fused=True)} if groups else {}
+        if by_rows:
+            self.parts["rowwise_adagrad"] = RowwiseAdagrad(by_rows, lr=given.tables_lr or ROWWISE_LR)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

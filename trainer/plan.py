@@ -7,7 +7,7 @@ from conf.errors import NotReadyError, StorageError
 from conf.inputs import input_manifests
 from conf.launchers import LAUNCHERS
 from conf.settings import Settings
-from trainer.backends import build_backend
+from trainer.backends import build_backend, is_sparse_table
 from trainer.backends.single import SingleBackend
 from trainer.batches import Batches, survey
 from trainer.deferred import deferred_init
@@ -93,15 +93,15 @@ def memory(encoder: Encoder, settings: Settings) -> list[str]:
     """One line a table of weights, one for the rest, one for the sum: rows, weights and optimiser state of one worker."""
     criterion = build_objectives(settings, encoder)
     tables = {id(table) for table in encoder.tables()}
-    rowwise = settings.trainer.optimizer.tables == "rowwise_adagrad"
     lines, total, dense = ["memory of one worker:"], 0, 0
     for name, parameter in encoder.named_parameters():
         if id(parameter) not in tables:
             dense += _bytes(parameter) * 4  # weight, gradient and Adam's two moments
             continue
         size = _bytes(parameter)
-        extra = parameter.shape[0] * parameter.element_size() if rowwise else 3 * size
-        lines.append(f"  {name}: {parameter.shape[0]} x {parameter.shape[1]}, weights {_mb(size)}, optimiser and gradient {_mb(extra)}")
+        by_rows = is_sparse_table(parameter)
+        extra, how = (parameter.shape[0] * parameter.element_size(), "row-wise Adagrad") if by_rows else (3 * size, "Adam and gradient")
+        lines.append(f"  {name}: {parameter.shape[0]} x {parameter.shape[1]}, weights {_mb(size)}, {how} {_mb(extra)}")
         total += size + extra
     dense += sum(_bytes(parameter) for parameter in criterion.parameters()) * 4
     return [*lines, f"  dense layers, all told: {_mb(dense)}", f"  sum: {_mb(total + dense)}"]

@@ -8,6 +8,7 @@ from torch import nn
 from tests.trainer import tiny
 from trainer.backends.single import SingleBackend
 from trainer.diagnostics import gradient_norms
+from trainer.encoders import Encoder, fields
 from trainer.loop import poison
 from trainer.optimizers import Optimizers, RowwiseAdagrad
 
@@ -95,6 +96,21 @@ def test_learning_rates() -> None:
     assert rates({"trainer.optimizer": {"lr": 0.01}}) == [0.01, 0.01]
     assert rates({"trainer.optimizer": {"lr": 0.01, "tables_lr": 0.1}}) == [0.01, 0.1]
     assert rates(ROWWISE) == [0.001, 0.05]
+
+
+def test_each_table_has_the_optimiser_of_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fields, "LARGE", 10)  # user_id and item_id have as many rows
+    monkeypatch.setattr(fields, "FEW", 0)
+    modules, optimizers = trained({"model.dropout": 0.2}, range(4))
+    encoder = modules[0]
+    assert isinstance(encoder, Encoder)
+    by_rows = [encoder.get_parameter(f"embed.{name}.weight") for name in ("user_id", "item_id")]
+    assert [id(table) for table in optimizers.parts["rowwise_adagrad"].param_groups[0]["params"]] == [id(table) for table in by_rows]
+    adam = [id(parameter) for group in optimizers.parts["adam"].param_groups for parameter in group["params"]]
+    assert sorted([*adam, *map(id, by_rows)]) == sorted(map(id, optimizers.parameters))
+    before, _ = trained({"model.dropout": 0.2}, range(0))
+    moved = [not torch.equal(new, old) for new, old in zip(modules.parameters(), before.parameters(), strict=True)]
+    assert all(moved)
 
 
 def test_sparse_and_dense_tables_get_the_same_gradients() -> None:

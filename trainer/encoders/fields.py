@@ -5,11 +5,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from conf.fields import EMPTY, PAD, Registry
+from conf.fields import EMPTY, PAD, Field, Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
 from trainer.encoders.layers import Table, dropout, history_ids, kept_clicks, masked_ids, tower
+
+LARGE, FEW = 100_000, 10  # decision
+
+
+def new_table(settings: Settings, field: Field, num_rows: int, width: int) -> Table:
+    """The table of a field; of whole gradients and Adam, or of gradients by rows and row-wise Adagrad (trainer.optimizer.tables).
+
+    auto takes rows where a table is large and a step uses few of them: 100,000 rows or more, of which a batch looks up a tenth at
+    most, were all its ids different.
+    """
+    sparse = settings.trainer.optimizer.tables == "rowwise_adagrad"
+    if settings.trainer.optimizer.tables == "auto":
+        values = field.max_len if field.role == "multi" else 1
+        ids_a_row = values * (settings.model.history + 1 if field.side == "item" else 1)
+        sparse = num_rows >= max(LARGE, FEW * settings.trainer.batch * ids_a_row)
+    return Table(num_rows, width, init=settings.model.embedding.init, sparse=sparse)
 
 
 class FieldEncoder(Encoder):
@@ -32,9 +48,8 @@ class FieldEncoder(Encoder):
         self.registry, self.catalogue = registry, catalogue  # features are looked up, not learned: no part of the weights
         self.item_fields = tuple(field for field in registry.item if field.name == "item_id" or model.item_tower == "mlp")
         self.features_dim = self.width * len(self.item_fields)
-        sparse = settings.trainer.optimizer.tables == "rowwise_adagrad"
-        names = [field.name for field in (*registry.user, *self.item_fields)]
-        self.embed = nn.ModuleDict({name: Table(vocab_sizes[name], self.width, init=model.embedding.init, sparse=sparse) for name in names})
+        fields = (*registry.user, *self.item_fields)
+        self.embed = nn.ModuleDict({field.name: new_table(settings, field, vocab_sizes[field.name], self.width) for field in fields})
 
     def dense(self, num_in: int, hidden: Sequence[int], num_out: int) -> nn.Sequential:
         """Hidden layers of this encoder's kind, then a linear one."""

@@ -10,7 +10,7 @@ from conf.fields import Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch
-from trainer.encoders.fields import FieldEncoder
+from trainer.encoders.fields import FieldEncoder, new_table
 from trainer.encoders.layers import Table
 
 
@@ -27,10 +27,9 @@ class FM(FieldEncoder):
 
     def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
         super().__init__(settings, registry, catalogue, vocab_sizes)
-        init, sparse = settings.model.embedding.init, settings.trainer.optimizer.tables == "rowwise_adagrad"
-        names = [] if settings.model.fm.sum_only else [field.name for field in registry.item]
-        self.linear = nn.ModuleDict({name: Table(vocab_sizes[name], 1, init=init, sparse=sparse) for name in names})
-        self.dim = self.width + (len(names) > 0)
+        fields = () if settings.model.fm.sum_only else registry.item
+        self.linear = nn.ModuleDict({field.name: new_table(settings, field, vocab_sizes[field.name], 1) for field in fields})
+        self.dim = self.width + (len(fields) > 0)
 
     def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float[B, 1, D]."""
