@@ -13,7 +13,8 @@ SIZES ?= 5,50
 ITEMS ?= 1000000
 CONFIG ?= demo
 SPLIT ?= test
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-profile bench-sharded bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
+recbole = recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf absl-py
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-feed bench-profile bench-sharded bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -45,9 +46,15 @@ bench-spark: setup  ## the data jobs beside Polars and DuckDB (MILLIONS=5 REPEAT
 	$(in_env) python -c "import polars, duckdb" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/data_jobs.py --millions $(MILLIONS) --repeats $(REPEATS) $(if $(PEERS),--peers $(PEERS))
 
-bench-train: setup  ## training steps beside torch-rechub (ROWS=1000000 BATCH=1024,4096 REPEATS=5)
+bench-train: setup  ## training steps beside torch-rechub and RecBole (ROWS=1000000 BATCH=1024,4096 REPEATS=5)
 	$(in_env) python -c "import torch_rechub" || $(in_env) python -m pip install --quiet -e ".[bench]"
+	test -d .venv/recbole || $(in_env) python -m pip install --quiet --no-deps --target .venv/recbole $(recbole)
 	$(in_env) python bench/train_steps.py --rows $(ROWS) --batch $(BATCH) --repeats $(REPEATS)
+
+bench-feed: BATCH = 1024
+bench-feed: REPEATS = 3
+bench-feed: setup  ## training fed by Arrow and Petastorm, one worker and two (BATCH=1024 REPEATS=3)
+	$(in_env) python bench/train_feed.py --batch $(BATCH) --repeats $(REPEATS)
 
 bench-profile: setup  ## where the time of a training step goes, as a picture (ROWS=1000000)
 	$(in_env) python bench/step_profile.py --rows $(ROWS)

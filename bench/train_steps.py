@@ -1,12 +1,13 @@
-"""Training steps of every encoder and objective beside torch-rechub's DSSM, on the same random clicks, in one run.
+"""Training steps of every encoder and objective beside torch-rechub's and RecBole's DSSM, on the same random clicks, in one run.
 
     make bench-train [REPEATS=5] [ROWS=1000000] [BATCH=1024,4096]
 
 A step is ours as it ships: batch, encodings, losses, backward, gradients synchronised, optimiser; tables of ROWS users and items of width
-64, histories of 20, row-wise Adagrad. Samples are drawn before, by Zipf's law. The peer is torch-rechub's DSSM trained by its own
-recipe: pointwise, one positive and one negative a click, dense Adam (a step of it counts its clicks, not both rows). Every contender is
-a process of its own, with one thread, the same allocator settings, and memory warm after three steps; repeats are interleaved. `limit`
-is what the matrix products of a step would take at the speed of a large one on this machine.
+64, histories of 20, row-wise Adagrad. Samples are drawn before, by Zipf's law. The peers are the DSSM of torch-rechub and of RecBole,
+trained by their own recipe: pointwise, one positive and one negative a click, dense Adam (a step of theirs counts its clicks, not both
+rows). RecBole has no history in a tower; here it is a field of the user with many values, with a table of its own. Every contender is a
+process of its own, with one thread, the same allocator settings, and memory warm after three steps; repeats are interleaved. `limit` is
+what the matrix products of a step would take at the speed of a large one on this machine.
 """
 
 import argparse
@@ -39,7 +40,8 @@ OURS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{name: (name, SOFTMAX, {}) for name in ("youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm", "sasrec")},
     **{f"{name} + mic": (name, SOFTMAX, MIC) for name in ("youtube_dnn", "comirec_sa", "ican")},
 }
-PEER = "torch-rechub dssm"
+PEER, RECBOLE = "torch-rechub dssm", "recbole dssm"
+RECBOLE_AT = ROOT / ".venv" / "recbole"  # a folder of its own: it pins versions that ours exclude
 
 
 # ---- one contender, in a process of its own ------------------------------------------------------------------------
@@ -106,6 +108,18 @@ def ours(name: str, rows: int, batch: int) -> Callable[[], None]:
     return step
 
 
+def pointwise(rows: int, batch: int) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Endless (columns, label): each click, then each again with an item drawn in place of the clicked one."""
+    import torch
+
+    rng, batches = np.random.default_rng(2), []
+    for drawn in clicks(rows, batch):
+        twice = {key: torch.from_numpy(np.concatenate([values, values])) for key, values in drawn.items()}
+        twice["item_idx"][batch:] = torch.from_numpy(rng.integers(1, rows + 1, batch))
+        batches.append((twice, torch.cat([torch.ones(batch), torch.zeros(batch)])))
+    return cycle(batches)
+
+
 def rechub(rows: int, batch: int) -> Callable[[], None]:
     """What one step of torch-rechub's DSSM is: its own model and loss, as its MatchTrainer steps."""
     import torch
@@ -120,13 +134,7 @@ def rechub(rows: int, batch: int) -> Callable[[], None]:
     tower = {"dims": [*HIDDEN, DIM], "activation": "prelu"}
     model = DSSM(users, items, user_params=tower, item_params=tower)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    rng, loss = np.random.default_rng(2), torch.nn.BCELoss()
-    batches = []
-    for drawn in clicks(rows, batch):
-        twice = {key: torch.from_numpy(np.concatenate([values, values])) for key, values in drawn.items()}
-        twice["item_idx"][batch:] = torch.from_numpy(rng.integers(1, rows + 1, batch))
-        batches.append((twice, torch.cat([torch.ones(batch), torch.zeros(batch)])))
-    source = cycle(batches)
+    source, loss = pointwise(rows, batch), torch.nn.BCELoss()
 
     def step() -> None:
         given, label = next(source)
@@ -137,12 +145,55 @@ def rechub(rows: int, batch: int) -> Callable[[], None]:
     return step
 
 
+def recbole(rows: int, batch: int) -> Callable[[], None]:
+    """What one step of RecBole's DSSM is: its own model and loss, as its Trainer steps."""
+    import torch
+
+    np.long = np.int64  # RecBole 1.2.1 takes it from numpy, which had none from 1.24 to 1.26
+    sys.path.append(str(RECBOLE_AT))
+    from recbole.data.interaction import Interaction
+    from recbole.model.context_aware_recommender.dssm import DSSM
+    from recbole.utils import FeatureSource, FeatureType
+
+    users, items = ["user_idx", "hist"], ["item_idx"]
+
+    kinds = {"user_idx": FeatureType.TOKEN, "hist": FeatureType.TOKEN_SEQ, "item_idx": FeatureType.TOKEN}
+
+    class Fields:
+        """What the model asks a data set."""
+
+        field2type = kinds
+
+        def fields(self, source: Sequence[Any]) -> list[str]:
+            """Names of the fields of users, of items, or of both."""
+            return (users if FeatureSource.USER in source else []) + (items if FeatureSource.ITEM in source else [])
+
+        def num(self, field: str) -> int:
+            """Rows of a field's table."""
+            return rows + 1
+
+    given = {"LABEL_FIELD": "label", "embedding_size": DIM, "device": torch.device("cpu"), "double_tower": True, "numerical_features": []}
+    model = DSSM(given | {"mlp_hidden_size": [*HIDDEN, DIM], "dropout_prob": 0.0}, Fields())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    source = (Interaction(columns | {"label": label}) for columns, label in pointwise(rows, batch))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model.calculate_loss(next(source)).backward()
+        optimizer.step()
+
+    return step
+
+
+PEERS = {PEER: rechub, RECBOLE: recbole}
+
+
 def serve(name: str, rows: int, batch: int) -> None:
     """Take as many steps as each line of stdin says; print the seconds they took."""
     import torch
 
     torch.set_num_threads(1)
-    step = rechub(rows, batch) if name == PEER else ours(name, rows, batch)
+    step = PEERS[name](rows, batch) if name in PEERS else ours(name, rows, batch)
     for _ in range(3):
         step()
     print("ready", flush=True)
@@ -248,7 +299,7 @@ def main() -> None:
     if given.serve:
         serve(given.serve, given.rows, int(given.batch))
         return
-    names = [name.strip() for name in given.only.split(",")] if given.only else list(OURS)
+    names = [name.strip() for name in given.only.split(",")] if given.only else [RECBOLE, *OURS]
     report: dict[str, Any] = {"rows": given.rows, "steps": given.steps, "repeats": given.repeats}
     for batch in map(int, given.batch.split(",")):
         found = measure(names, given.rows, batch, given.repeats, given.steps)
