@@ -2,9 +2,9 @@
 
     make bench-feed [REPEATS=3] [BATCH=1024]
 
-The demo's data, of 4,000 users, up to its samples, made once; then `trichannel train` for two epochs in each way, ways interleaved over repeats. The rate
-is what the trainer itself logs of its second epoch: reading, stepping and talking between workers, without start and validation. One thread
-a worker, as the demo sets it: one worker leaves the other core to its reader.
+The demo's data, of 4,000 users, up to its samples, made once; then `trichannel train` for two epochs in each way, ways interleaved
+over repeats. The rate is what the trainer itself logs of its second epoch: reading, stepping and talking between workers, without start
+and validation. One thread a worker, as the demo sets it: one worker leaves the other core to its reader.
 """
 
 import argparse
