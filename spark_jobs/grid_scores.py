@@ -47,7 +47,8 @@ def scores_of(own: Request) -> Scores:
     """
     rows = _rows(own, "metrics", pc.field("slice") == "all").to_pylist()
     values = {(row["channel"], row["metric"], row["n"]): float(row["value"]) for row in rows}
-    return Scores(own, values, max((row["n_users"] for row in rows), default=0))
+    scored = [row["n_users"] for row in rows if row["metric"] == "recall"]  # of alignment and uniformity it is vectors
+    return Scores(own, values, max(scored, default=0))
 
 
 def per_user(rows: pa.Table, column: Column) -> Floats:
