@@ -89,6 +89,23 @@ def export_events(files: Sequence[str], folder: Path) -> None:
 # ---- who runs ------------------------------------------------------------------------------------------------------
 
 
+def settings_of(clicks: Path, root: Path) -> dict[str, Any]:
+    """What all jobs here run with, as a configuration file would have it."""
+    return {
+        "storage": {"root": str(root)},
+        "source": {
+            "kind": "generic",
+            "path": str(clicks),
+            "format": "parquet",
+            "columns": {"user_key": "user_id", "item_key": "item_id", "ts": "ts"},
+        },
+        "session": {"gap_s": GAP_S},
+        "cooc": {"top": TOP, "min_count": 1, "max_session_items": MAX_ITEMS},
+        "model": {"history": HISTORY, "fields": {"user": [], "item": ["item_id"]}},
+        "trainer": {"batches": "arrow"},  # petastorm does not read layout sequences
+    }
+
+
 class Ours:
     """The jobs in one Spark session."""
 
@@ -98,20 +115,7 @@ class Ours:
         from conf.storage import MAIN, Store
         from spark_jobs.job import session
 
-        settings = {
-            "storage": {"root": str(root)},
-            "source": {
-                "kind": "generic",
-                "path": str(clicks),
-                "format": "parquet",
-                "columns": {"user_key": "user_id", "item_key": "item_id", "ts": "ts"},
-            },
-            "session": {"gap_s": GAP_S},
-            "cooc": {"top": TOP, "min_count": 1, "max_session_items": MAX_ITEMS},
-            "model": {"history": HISTORY, "fields": {"user": [], "item": ["item_id"]}},
-            "trainer": {"batches": "arrow"},  # petastorm does not read layout sequences
-        }
-        self.settings = Settings.model_validate(settings)
+        self.settings = Settings.model_validate(settings_of(clicks, root))
         self.events = Path(tempfile.mkdtemp(prefix="spark-events-"))
         os.environ.setdefault("PYSPARK_SUBMIT_ARGS", EVENT_LOG.format(self.events.as_uri()) + SPARK)
         self.store, self.spark = Store(str(root)), session("bench")

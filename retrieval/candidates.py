@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import BadDataError, Fault
 from conf.sections.retrieval import Channels, Merge
+from retrieval.candidate_rows import CHANNEL_LISTS, LAYOUTS, Stamps, Tally, channel_rows, lists_column
 from retrieval.candidates_quotas import learn, valid_clicks
 from retrieval.channels import build_channel
 from retrieval.gates import check_lists
@@ -20,11 +21,10 @@ from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
 from retrieval.similarity import one_row_each
 from retrieval.world import KEY_TYPES, StoredWorld, Users, users_of
-from spark_jobs.job import Context, Job, Output, main
+from spark_jobs.job import Context, Job, Written, main
+from spark_jobs.task_files import Batch, write_partitions
 
-_BLOCK = 512  # users scored together: u2u2i gathers up to 2,500 paths a user, 1.3 million a block, about 100 MB while sorting
-
-_SOURCE = "struct<channel:string,rank:int,score:float>"
+_BLOCK = 2048  # users searched and merged together: at 512 a search of a million items by lists took 1.7 times as long
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,22 @@ class Recommender:
         return made, merged
 
 
-def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
-    """One pass over the users gives both outputs."""
+def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Written]:
+    """One pass over the users writes both outputs."""
     settings, facts = context.settings, context.facts
     world = stored_world(context)
     recommender = Recommender(settings.channels, settings.merge, settings.model.history, int(facts["interests"]))
     users = user_rows(tables["user_state"], tables["embeddings_user"], tables["neighbours_user"], interests=recommender.interests)
     if settings.merge.kind == "quota" and settings.merge.quotas == "learned":
         recommender = replace(recommender, merge=with_quotas(context, users, tables["events"], world, recommender))
-    made = users.mapInArrow(make_recommend(world.held, recommender), schema(world.item_key_type)).persist()  # both outputs read it
-    count(context, made)
-    check_lists(context, made)
-    keyed = with_user_keys(made, tables["user_index"], facts.get("user_key_type", "string"))
-    stamped = keyed.select("*", *stamps(context.ds, str(facts["model_id"]), context.run_id))
-    published = as_lists(stamped) if settings.merge.layout == "lists" else as_rows(stamped)
-    order = ("user_key",) if settings.merge.layout == "lists" else ("user_key", "rank")
-    return {
-        "channel_candidates": Output(by_channel(made), sort_by=("user_idx", "channel")),
-        "candidates": Output(published, sort_by=order),
-    }
+    stamps = Stamps(context.ds, str(facts["model_id"]), context.run_id)
+    publish = make_publish(world.held, recommender, LAYOUTS[settings.merge.layout], stamps)
+    keyed = with_user_keys(users, tables["user_index"], facts.get("user_key_type", "string")).sortWithinPartitions("user_key")
+    tally = Tally()
+    written = write_partitions(context, ("channel_candidates", "candidates"), keyed, publish, tally)
+    count(context, tally)
+    check_lists(context, tally)
+    return written
 
 
 def with_quotas(context: Context, users: DataFrame, events: DataFrame, world: StoredWorld, recommender: Recommender) -> Merge:
@@ -70,8 +67,8 @@ def with_quotas(context: Context, users: DataFrame, events: DataFrame, world: St
     truth = valid_clicks(events, num=settings.quota_users, seed=context.settings.split.seed).persist()
     asked = users.where(F.size("items") > 0).join(F.broadcast(truth.select("user_idx")), on="user_idx", how="left_semi")
     equal = replace(recommender, merge=settings.model_copy(update={"quotas": {}}))
-    made = asked.mapInArrow(make_recommend(world.held, equal), schema(world.item_key_type))
-    learned = learn(by_channel(made), truth, settings, names=list(recommender.channels.names))
+    made = asked.mapInArrow(make_lists(world.held, equal), f"user_idx int, {CHANNEL_LISTS}")
+    learned = learn(made.select("user_idx", F.inline("channels")), truth, settings, names=list(recommender.channels.names))
     context.counters["quotas"] = {"learned": learned.quotas, "valid_recall": learned.recall, "tried": learned.tried}
     return settings.model_copy(update={"quotas": learned.quotas})
 
@@ -93,11 +90,11 @@ def stored_world(context: Context) -> StoredWorld:
     )
 
 
-# ---- one row a user, in and out ------------------------------------------------------------------------------------
+# ---- what the tasks do ------------------------------------------------------------------------------------
 
 
 def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user: DataFrame, *, interests: int) -> DataFrame:
-    """What `make_recommend` reads: user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
+    """What the tasks read: user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
     vectors = one_row_each(embeddings_user, interests=interests).withColumnRenamed("idx", "user_idx")
     neighbours = neighbours_user.withColumnRenamed("idx", "user_idx")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
@@ -105,108 +102,64 @@ def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user
     return users.join(neighbours, on="user_idx", how="inner").repartition("user_idx")
 
 
-def schema(item_key_type: str) -> str:
-    """Spark schema of what `make_recommend` gives."""
-    key = KEY_TYPES[item_key_type]
-    return (
-        "user_idx int, channels array<struct<channel:string,items:array<int>,scores:array<float>>>, "
-        f"item_keys array<{key}>, scores array<float>, sources array<array<{_SOURCE}>>, is_fallback boolean"
-    )
-
-
-def make_recommend(load_world: Callable[[], StoredWorld], recommender: Recommender) -> ArrowFunction:
-    """Body of DataFrame.mapInArrow: rows of `user_rows` in, rows of `schema` out, one a user."""
-
-    def recommend(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        world = load_world()
-        for batch in batches:
-            for start in range(0, batch.num_rows, _BLOCK):
-                block = batch.slice(start, _BLOCK)
-                users = users_of(block, interests=recommender.interests, seen=recommender.channels.seen, last=recommender.history)
-                made, merged = recommender.lists(users, world)
-                yield to_batch(users, made, merged, world.item_keys)
-
-    return recommend
-
-
-def to_batch(users: Users, made: Mapping[str, Ragged], merged: Merged, item_keys: pa.Array) -> pa.RecordBatch:
-    """One row a user with every channel's list and the merged one, item_idx turned into business keys in the latter."""
-    starts = pa.array(merged.lists.starts, pa.int32())
-    columns = {
-        "user_idx": pa.array(users.idx, pa.int32()),
-        "channels": channels_to_arrow(made, len(users)),
-        "item_keys": pa.ListArray.from_arrays(starts, item_keys.take(pa.array(merged.lists.values))),
-        "scores": merged.lists.weights_to_arrow(),
-        "sources": merged.sources_to_arrow(),
-        "is_fallback": pa.array(merged.is_fallback),
-    }
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def channels_to_arrow(made: Mapping[str, Ragged], num: int) -> pa.Array:
-    """list<struct<channel, items, scores>>[num]: a struct for each channel, in their order."""
-    size = len(made)
-    lists = pa.concat_arrays([one.to_arrow() for one in made.values()])
-    scores = pa.concat_arrays([one.weights_to_arrow() for one in made.values()])
-    by_user = pa.array(np.arange(size * num).reshape(size, num).T.ravel())
-    names = pa.array(list(made) * num, pa.string())
-    structs = pa.StructArray.from_arrays([names, lists.take(by_user), scores.take(by_user)], names=["channel", "items", "scores"])
-    return pa.ListArray.from_arrays(pa.array(range(0, num * size + 1, size), pa.int32()), structs)
-
-
-# ---- what is published ---------------------------------------------------------------------------------------------
-
-
-def by_channel(made: DataFrame) -> DataFrame:
-    """Columns of channel_candidates: one row per user and channel, empty lists included."""
-    return made.select("user_idx", F.inline("channels"))
-
-
-def with_user_keys(made: DataFrame, user_index: DataFrame, user_key_type: str) -> DataFrame:
+def with_user_keys(users: DataFrame, user_index: DataFrame, user_key_type: str) -> DataFrame:
     """The rows with the user's business key, in the type it came with."""
     kind = KEY_TYPES[user_key_type]
     keys = user_index.select(F.col("idx").alias("user_idx"), F.col("key").cast(kind).alias("user_key"))
-    return made.join(keys, on="user_idx", how="inner")
+    return users.join(keys, on="user_idx", how="inner")
 
 
-def stamps(ds: str, model_id: str, run_id: str) -> list[Column]:
-    """The columns that are the same in every row."""
-    return [F.lit(value).alias(name) for name, value in (("ds", ds), ("model_id", model_id), ("run_id", run_id))]
+def blocks(
+    batches: Iterable[pa.RecordBatch], load_world: Callable[[], StoredWorld], recommender: Recommender
+) -> Iterator[tuple[pa.RecordBatch, dict[str, Ragged], Merged]]:
+    """Rows of `user_rows`, some at a time, with their lists by channel and merged."""
+    world = load_world()
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BLOCK):
+            block = batch.slice(start, _BLOCK)
+            users = users_of(block, interests=recommender.interests, seen=recommender.channels.seen, last=recommender.history)
+            yield block, *recommender.lists(users, world)
 
 
-def as_lists(stamped: DataFrame) -> DataFrame:
-    """Layout lists: one row a user."""
-    return stamped.select("ds", "user_key", "item_keys", "scores", "sources", "is_fallback", "model_id", "run_id")
+def make_lists(load_world: Callable[[], StoredWorld], recommender: Recommender) -> ArrowFunction:
+    """Body of DataFrame.mapInArrow: rows of `user_rows` in, (user_idx, channels) out, one a user."""
+
+    def lists(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The lists of every channel."""
+        for block, made, _ in blocks(batches, load_world, recommender):
+            columns = [block.column("user_idx"), lists_column(made, block.num_rows)]
+            yield pa.RecordBatch.from_arrays(columns, names=["user_idx", "channels"])
+
+    return lists
 
 
-def as_rows(stamped: DataFrame) -> DataFrame:
-    """Layout rows: one row a candidate."""
-    exploded = stamped.select("*", F.posexplode(F.arrays_zip("item_keys", "scores", "sources")).alias("place", "one"))
-    return exploded.select(
-        "ds",
-        "user_key",
-        (F.col("place") + 1).cast("int").alias("rank"),
-        F.col("one.item_keys").alias("item_key"),
-        F.col("one.scores").alias("score"),
-        F.col("one.sources").alias("sources"),
-        "is_fallback",
-        "model_id",
-        "run_id",
-    )
+def make_publish(
+    load_world: Callable[[], StoredWorld], recommender: Recommender, layout: Callable[..., pa.RecordBatch], stamps: Stamps
+) -> Callable[[Iterable[pa.RecordBatch], Tally], Iterator[Batch]]:
+    """What `write_partitions` runs: rows of `user_rows` with user_key in, rows of both tables out, counted."""
+
+    def publish(batches: Iterable[pa.RecordBatch], tally: Tally) -> Iterator[Batch]:
+        """Both tables, block by block."""
+        item_keys = load_world().item_keys
+        listed = np.zeros(len(item_keys), dtype=np.bool_)
+        for block, made, merged in blocks(batches, load_world, recommender):
+            tally.add(made, merged)
+            listed[merged.lists.values] = True
+            yield "channel_candidates", channel_rows(made, block.column("user_idx").to_numpy())
+            yield "candidates", layout(merged, block.column("user_key"), item_keys, stamps)
+        tally.mark(listed)
+
+    return publish
 
 
-def count(context: Context, made: DataFrame) -> None:
+def count(context: Context, tally: Tally) -> None:
     """Users, fallbacks and list lengths into the counters. Raises BadDataError if a user was lost on the way."""
-    total = made.agg(F.count("*").alias("users"), F.sum(F.col("is_fallback").cast("int")).alias("fallback")).first()
-    assert total is not None
     expected = context.manifests["user_state"].rows
-    if total["users"] != expected:
-        fault = Fault(f"{expected} users, but vectors and neighbours of {total['users']}", fix="run embed and neighbours again")
+    if tally.users != expected:
+        fault = Fault(f"{expected} users, but vectors and neighbours of {tally.users}", fix="run embed and neighbours again")
         raise BadDataError(f"candidates, ds={context.ds}", [fault])
-    size = F.size("items")
-    rows = by_channel(made).groupBy("channel").agg(F.avg(size).alias("mean"), F.sum((size == 0).cast("int")).alias("empty")).collect()
-    lists = {row["channel"]: {"mean_length": round(row["mean"], 3), "empty": row["empty"]} for row in rows}
-    context.counters["candidates"] = {"users": total["users"], "fallback_users": total["fallback"], "channels": lists}
+    lists = {name: {"mean_length": round(tally.lengths[name] / tally.users, 3), "empty": tally.empty[name]} for name in tally.lengths}
+    context.counters["candidates"] = {"users": tally.users, "fallback_users": tally.fallback, "channels": lists}
 
 
 JOB = Job(name="candidates", transform=transform, doc="Run the channels, merge them, and publish the candidate tables.")

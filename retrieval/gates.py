@@ -7,12 +7,10 @@ settings of channels and merge. The measures of every day stand in its manifest,
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-
 from conf.errors import Fault, GateError
 from conf.last_days import last_days
 from conf.sections.evaluation import Lists
+from retrieval.candidate_rows import Tally
 from spark_jobs.job import Context
 
 Measures = Mapping[str, float]
@@ -29,10 +27,8 @@ _WORDS: Final = {
 }
 
 
-def check_lists(context: Context, made: DataFrame) -> None:
+def check_lists(context: Context, tally: Tally) -> None:
     """Measure the lists, compare them with those of the last days, and put both into counters["gate"].
-
-    made: one row a user with channels, item_keys and is_fallback.
 
     Raises:
         GateError: a measure lies outside its limit; every such measure with its range and the setting to change.
@@ -48,7 +44,7 @@ def check_lists(context: Context, made: DataFrame) -> None:
         if manifest.counters.get(COUNTER, {}).get("settings") == shape
     }
     index = context.manifests["index"].counters
-    measures = measure(made, indexed=index["index_items"]["indexed"])
+    measures = measure(tally, indexed=index["index_items"]["indexed"])
     measures["index_recall"] = min(one["recall"] for one in index["index"].values())
     if context.facts.get("valid_recall") is not None:
         measures["valid_recall"] = context.facts["valid_recall"]
@@ -59,14 +55,11 @@ def check_lists(context: Context, made: DataFrame) -> None:
         raise GateError(f"candidates, ds={context.ds}: unlike those of the last days", faults)
 
 
-def measure(made: DataFrame, *, indexed: int) -> dict[str, float]:
-    """users, items_per_user, channels_per_user, coverage (of `indexed` items) and fallback, to six digits."""
-    with_list = F.size(F.filter("channels", lambda one: F.size(one["items"]) > 0))
-    mean = {"items_per_user": F.size("item_keys"), "channels_per_user": with_list, "fallback": F.col("is_fallback").cast("int")}
-    users = made.agg(F.count("*").alias("users"), *(F.avg(column).alias(name) for name, column in mean.items())).first()
-    items = made.select(F.explode("item_keys")).distinct().count()
-    assert users is not None
-    return {**{name: round(float(value), 6) for name, value in users.asDict().items()}, "coverage": round(items / indexed, 6)}
+def measure(tally: Tally, *, indexed: int) -> dict[str, float]:
+    """users, items_per_user, channels_per_user, fallback and coverage (of `indexed` items), to six digits."""
+    sums = {"items_per_user": tally.items, "channels_per_user": tally.lists, "fallback": tally.fallback}
+    means = {name: round(value / tally.users, 6) for name, value in sums.items()}
+    return {"users": float(tally.users), **means, "coverage": round(tally.num_listed / indexed, 6)}
 
 
 def strayed(measures: Measures, earlier: Mapping[str, Measures], limits: Lists) -> Iterator[Fault]:

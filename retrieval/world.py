@@ -34,6 +34,12 @@ class Users:
     def __len__(self) -> int:
         return len(self.idx)
 
+    def part(self, start: int, stop: int) -> "Users":
+        """Users start .. stop - 1 of the block, or to its end."""
+        stop = min(stop, len(self))
+        lists = {name: getattr(self, name).part(start, stop) for name in ("history", "seen", "neighbours")}
+        return Users(self.idx[start:stop], self.vectors[start:stop], **lists)
+
 
 class World(Protocol):
     """The day's tables as arrays. Lists are keyed by idx; an idx without a list has none."""

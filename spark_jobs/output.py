@@ -26,14 +26,15 @@ from spark_jobs.context import Artefact, Context, Made, Output, Written
 from spark_jobs.schema import hash_sums, row_hash, spark_schema, total_of, type_name
 
 
-def _table(context: Context, name: str) -> Table:
+def table_of(context: Context, name: str) -> Table:
+    """The declared table, with the key types and the columns of this run."""
     table = resolve(name, context.registry, context.settings.shape())
     return with_key_types(table, context.facts.get("user_key_type", "string"), context.facts.get("item_key_type", "string"))
 
 
 def read(context: Context, name: str, manifest: Manifest | None = None) -> DataFrame:
     """The current version of an input table, or the one given; columns checked (SchemaError) and in the declared order."""
-    table = _table(context, name)
+    table = table_of(context, name)
     files = context.store.files_of(manifest or context.manifests[name])
     _check(table, file_schema(files[0]), context, "read")
     return context.spark.read.schema(spark_schema(table)).parquet(*files)
@@ -75,7 +76,7 @@ def _write(context: Context, name: str, made: Made) -> Manifest:
         return _seal_artefact(context, name, made)
     written = made if isinstance(made, Written) else write_now(context, name, made if isinstance(made, Output) else Output(made))
     rows = sum(entry.rows for entry in written.files)
-    return _seal_table(context, _table(context, name), written.files, f"{rows}:{written.total:016x}")
+    return _seal_table(context, table_of(context, name), written.files, f"{rows}:{written.total:016x}")
 
 
 def write_now(context: Context, name: str, output: Output) -> Written:
@@ -84,7 +85,7 @@ def write_now(context: Context, name: str, output: Output) -> Written:
     Raises:
         SchemaError: other columns than declared. BadDataError: nulls or keys that are not unique.
     """
-    table = _table(context, name)
+    table = table_of(context, name)
     _check(table, output.df.schema, context, "written")
     folder = context.publication.folder(name)
     df = output.df.select(*table.names)
@@ -111,7 +112,7 @@ def write_now(context: Context, name: str, output: Output) -> Written:
 
 def read_back(context: Context, name: str, written: Written) -> DataFrame:
     """The table as it was written by this run, which has not published it yet."""
-    return context.spark.read.schema(spark_schema(_table(context, name))).parquet(*uris(context, name, written.files))
+    return context.spark.read.schema(spark_schema(table_of(context, name))).parquet(*uris(context, name, written.files))
 
 
 def uris(context: Context, name: str, files: Sequence[FileEntry]) -> list[str]:

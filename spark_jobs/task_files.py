@@ -4,27 +4,28 @@ Spark places, retries and speculates the tasks. What they read lies in the share
 own, so a lost executor costs only its tasks, and what a losing attempt leaves behind is in no manifest.
 """
 
+import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 from pyspark import TaskContext
+from pyspark.sql import DataFrame
 
-from conf.compiled import F32, I32, U64
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
 from conf.manifest import FileEntry
 from conf.schemas.table import Table
 from spark_jobs.context import Context, Written
-from spark_jobs.kernels.row_hash import SEED, hash_int_lists, hash_ints, hash_long_lists, hash_longs
-from spark_jobs.output import inspect_file
+from spark_jobs.output import inspect_file, table_of
+from spark_jobs.row_hashes import row_hashes
 
 # So long may a speculative attempt that Spark launched as its twin ended still take to create its file: its Python loads our modules.
 LOSERS_BEGIN_S = 5.0
@@ -41,24 +42,41 @@ _ARROW: Mapping[str, pa.DataType] = {
     "int32": pa.int32(),
     "int64": pa.int64(),
     "float32": pa.float32(),
-    "array<int32>": pa.list_(pa.int32()),
-    "array<int64>": pa.list_(pa.int64()),
-    "array<float32>": pa.list_(pa.float32()),
+    "string": pa.string(),
 }
 
 
+class Tally(Protocol):
+    """What a task counts beside its rows; it travels to the driver, where those of all tasks are put together."""
+
+    def update(self, other: Self, /) -> None:
+        """Add what another task counted."""
+
+
+Counts = TypeVar("Counts", bound=Tally)
+FromRows = Callable[[Iterable[pa.RecordBatch], Counts], Iterator[Batch]]
+
+
 @dataclass(frozen=True)
-class _Part:
+class _Part(Generic[Counts]):
     """What one task made, of each table the file and the sum of the hashes of its rows; with faults, nothing."""
 
     files: Mapping[str, tuple[FileEntry, int]]
-    counts: Counter[str]
+    counts: Counts
     faults: tuple[Fault, ...] = ()
 
 
 def arrow_schema(table: Table) -> pa.Schema:
-    """The columns of a table of numbers and lists of numbers, as Arrow's."""
-    return pa.schema([(column.name, _ARROW[column.type]) for column in table.columns])
+    """The columns of a table as Arrow's."""
+    return pa.schema([(column.name, _arrow_type(column.type)) for column in table.columns])
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    if kind.startswith("array<"):
+        return pa.list_(_arrow_type(kind[6:-1]))
+    if kind.startswith("struct<"):
+        return pa.struct([(name, _arrow_type(inner)) for name, inner in (part.split(":") for part in kind[7:-1].split(","))])
+    return _ARROW[kind]
 
 
 def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], build: Build[Piece]) -> Written:
@@ -79,40 +97,35 @@ def write_by_tasks(context: Context, table: Table, pieces: Sequence[Piece], buil
 
 def write_tables_by_tasks(context: Context, tables: Sequence[Table], pieces: Sequence[Piece], build: Builds[Piece]) -> dict[str, Written]:
     """The same for several tables that are made together: build yields the name of a table with each batch."""
-    nullable = [column.name for table in tables for column in table.columns if column.nullable]
-    assert not nullable, f"{nullable}: nulls are not hashed here"
-    folders = {table.name: context.publication.folder(table.name) for table in tables}
-    targets = [(table, context.store.uri(folders[table.name])) for table in tables]
-    prefix = f"part-{context.publication.attempt}"
+    files = _Files.of(context, tables)
 
-    def run(numbered: tuple[int, Piece]) -> _Part:
+    def run(numbered: tuple[int, Piece]) -> _Part[Counter[str]]:
         """One attempt, on an executor: the files of one piece, or its faults."""
         number, piece = numbered
-        task = TaskContext.get()
-        assert task is not None
         counts: Counter[str] = Counter()
-        try:
-            return _Part(_write(targets, f"{prefix}-{number:05d}-{task.taskAttemptId()}.parquet", build(piece, counts)), counts)
-        except BadDataError as error:  # the same at every attempt: told, not tried again
-            return _Part({}, counts, tuple(error.faults))
+        return files.write(number, build(piece, counts), counts)
 
     parts = context.spark.sparkContext.parallelize(list(enumerate(pieces)), max(1, len(pieces))).map(run).collect()
-    faults = list(dict.fromkeys(fault for part in parts for fault in part.faults))
-    if faults:
-        raise BadDataError(f"table {', '.join(folders)}, ds={context.ds}", faults)
     counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part.counts)
-    if context.spark.sparkContext.getConf().get("spark.speculation", "false") == "true":
-        time.sleep(LOSERS_BEGIN_S)
-    written = {}
-    for name, folder in folders.items():
-        made = [part.files[name] for part in parts]
-        # A file without rows is one that every reader opens for nothing; of a table without any rows one stays.
-        files = tuple(file for file, _ in made if file.rows) or tuple(file for file, _ in made[:1])
-        _remove_losers(context.store.fs, folder, prefix, {file.name for file in files})
-        written[name] = Written(files, sum(total for _, total in made) % 2**64, counts)
-    return written
+    return {name: replace(one, counts=counts) for name, one in files.publish(context, parts, counts).items()}
+
+
+def write_partitions(context: Context, names: Sequence[str], df: DataFrame, build: FromRows[Counts], counts: Counts) -> dict[str, Written]:
+    """The same for tables that are made from the rows of a DataFrame: a task and a file of each table for each of its partitions.
+
+    build(batches, counts) is given the rows of a partition and an empty copy of `counts`, to which those of all partitions are added.
+    """
+    files, empty = _Files.of(context, [table_of(context, name) for name in names]), pickle.dumps(counts)
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """One attempt, on an executor: a row with what it made."""
+        task = TaskContext.get()
+        assert task is not None
+        own: Counts = pickle.loads(empty)
+        yield pa.RecordBatch.from_pydict({"part": [pickle.dumps(files.write(task.partitionId(), build(batches, own), own))]})
+
+    parts = [pickle.loads(row["part"]) for row in df.mapInArrow(run, "part binary").collect()]
+    return files.publish(context, parts, counts)
 
 
 def piece_of(name: str) -> int:
@@ -120,53 +133,81 @@ def piece_of(name: str) -> int:
     return int(name.split("-")[2])
 
 
-def _write(targets: Sequence[tuple[Table, str]], name: str, batches: Iterator[Batch]) -> dict[str, tuple[FileEntry, int]]:
-    """Of each table the file, and the sum of the hashes of its rows."""
-    totals = dict.fromkeys((table.name for table, _ in targets), 0)
-    with ExitStack() as opened:
-        writers = {}
-        for table, root in targets:
-            filesystem, folder = open_root(root)
-            stream = opened.enter_context(filesystem.open_output_stream(f"{folder}/{name}"))
-            # Numbers in no order: looking for repeated ones took half of the time and saved nothing.
-            writer = pq.ParquetWriter(stream, arrow_schema(table), compression="snappy", use_dictionary=False)
-            writers[table.name] = opened.enter_context(writer)
-        for table_name, batch in batches:
-            nulls = [Fault(f"column {field.name!r} has nulls") for field in batch.schema if batch.column(field.name).null_count]
-            if nulls:
-                raise BadDataError(name, nulls)
-            totals[table_name] += int(row_hashes(batch).sum(dtype=np.uint64))
-            table_of = pa.Table.from_batches([batch], writers[table_name].schema)
-            writers[table_name].write_table(table_of, row_group_size=max(1, batch.num_rows))
-    return {table.name: (inspect_file(root, name), totals[table.name]) for table, root in targets}
+@dataclass(frozen=True)
+class _Files:
+    """The tables that tasks write, each with its folder here and as a URI; small, for it travels to the executors."""
+
+    tables: tuple[tuple[Table, str, str], ...]
+    prefix: str
+
+    @classmethod
+    def of(cls, context: Context, tables: Sequence[Table]) -> Self:
+        """Those of this run. Nulls are not hashed, so none may be in them."""
+        nullable = [column.name for table in tables for column in table.columns if column.nullable]
+        assert not nullable, f"{nullable}: nulls are not hashed here"
+        folders = [context.publication.folder(table.name) for table in tables]
+        placed = tuple((table, folder, context.store.uri(folder)) for table, folder in zip(tables, folders, strict=True))
+        return cls(placed, f"part-{context.publication.attempt}")
+
+    def write(self, number: int, batches: Iterator[Batch], counts: Counts) -> _Part[Counts]:
+        """One attempt of task `number`: its files, or its faults."""
+        task = TaskContext.get()
+        assert task is not None
+        try:
+            return _Part(self._write(f"{self.prefix}-{number:05d}-{task.taskAttemptId()}.parquet", batches), counts)
+        except BadDataError as error:  # the same at every attempt: told, not tried again
+            return _Part({}, counts, tuple(error.faults))
+
+    def _write(self, name: str, batches: Iterator[Batch]) -> dict[str, tuple[FileEntry, int]]:
+        """Of each table the file, and the sum of the hashes of its rows."""
+        totals, derived = dict.fromkeys((table.name for table, _, _ in self.tables), 0), {t.name: t.derived for t, _, _ in self.tables}
+        with ExitStack() as opened:
+            writers = {}
+            for table, _, root in self.tables:
+                filesystem, folder = open_root(root)
+                stream = opened.enter_context(filesystem.open_output_stream(f"{folder}/{name}"))
+                schema = arrow_schema(table)
+                # Numbers in no order: looking for repeated ones took half of the time and saved nothing.
+                writer = pq.ParquetWriter(stream, schema, compression="snappy", use_dictionary=list(_texts(schema)))
+                writers[table.name] = opened.enter_context(writer)
+            for table_name, batch in batches:
+                nulls = [Fault(f"column {field.name!r} has nulls") for field in batch.schema if batch.column(field.name).null_count]
+                if nulls:
+                    raise BadDataError(name, nulls)
+                totals[table_name] += int(row_hashes(batch, derived=derived[table_name]).sum(dtype=np.uint64))
+                table_of_batch = pa.Table.from_batches([batch], writers[table_name].schema)
+                writers[table_name].write_table(table_of_batch, row_group_size=max(1, batch.num_rows))
+        return {table.name: (inspect_file(root, name), totals[table.name]) for table, _, root in self.tables}
+
+    def publish(self, context: Context, parts: Sequence[_Part[Counts]], counts: Counts) -> dict[str, Written]:
+        """What the tasks wrote, of the attempts that counted; adds up their counts. Raises BadDataError with the faults of all."""
+        faults = list(dict.fromkeys(fault for part in parts for fault in part.faults))
+        if faults:
+            raise BadDataError(f"table {', '.join(table.name for table, _, _ in self.tables)}, ds={context.ds}", faults)
+        for part in parts:
+            counts.update(part.counts)
+        if context.spark.sparkContext.getConf().get("spark.speculation", "false") == "true":
+            time.sleep(LOSERS_BEGIN_S)
+        written = {}
+        for table, folder, _ in self.tables:
+            made = [part.files[table.name] for part in parts]
+            # A file without rows is one that every reader opens for nothing; of a table without any rows one stays.
+            files = tuple(file for file, _ in made if file.rows) or tuple(file for file, _ in made[:1])
+            _remove_losers(context.store.fs, folder, self.prefix, {file.name for file in files})
+            written[table.name] = Written(files, sum(total for _, total in made) % 2**64, {})
+        return written
 
 
-def row_hashes(batch: pa.RecordBatch) -> U64:
-    """uint64[n]: of each row what `spark_jobs.schema.row_hash` gives in Spark, for columns without nulls, in the batch's order."""
-    hashes = np.full(batch.num_rows, SEED, dtype=np.uint64)
-    lengths = []
-    for column in batch.columns:
-        if pa.types.is_list(column.type):
-            offsets = column.offsets.to_numpy()
-            values = column.values.to_numpy()
-            if pa.types.is_int64(column.type.value_type):
-                hash_long_lists(values, offsets, hashes)
-            else:
-                hash_int_lists(_bits(values) if values.dtype == np.float32 else values, offsets, hashes)
-            lengths.append(np.diff(offsets))
-        elif pa.types.is_int64(column.type):
-            hash_longs(column.to_numpy(), hashes)
-        elif pa.types.is_float32(column.type):
-            hash_ints(_bits(column.to_numpy()), hashes)
-        else:
-            hash_ints(column.to_numpy(zero_copy_only=False), hashes)
-    for length in lengths:
-        hash_ints(length, hashes)
-    return hashes
-
-
-def _bits(floats: F32) -> I32:
-    return (floats + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
+def _texts(fields: Iterable[pa.Field], above: str = "") -> Iterator[str]:
+    """The columns of the file that hold strings, by their paths in it."""
+    for field in fields:
+        path, kind = f"{above}{field.name}", field.type
+        while pa.types.is_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        if pa.types.is_struct(kind):
+            yield from _texts(kind, f"{path}.")
+        elif pa.types.is_string(kind):
+            yield path
 
 
 def _remove_losers(filesystem: pafs.FileSystem, folder: str, prefix: str, winners: set[str]) -> None:

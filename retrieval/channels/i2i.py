@@ -4,10 +4,11 @@ import numpy as np
 
 from conf.sections.retrieval import Channels
 from retrieval.ragged import Ragged, best_first, last_distinct
-from retrieval.scoring import relevance, times, two_steps
+from retrieval.scoring import in_parts, relevance, times, two_steps
 from retrieval.world import Users, World
 
 
+@in_parts
 def recommend(users: Users, world: World, settings: Channels) -> Ragged:
     """The `top` nearest items of the last distinct clicks h, unseen, best first; [] for a user without history.
 

@@ -4,10 +4,11 @@ import numpy as np
 
 from conf.sections.retrieval import Channels
 from retrieval.ragged import Ragged, best_first, last_distinct
-from retrieval.scoring import times, two_steps
+from retrieval.scoring import in_parts, times, two_steps
 from retrieval.world import Users, World
 
 
+@in_parts
 def recommend(users: Users, world: World, settings: Channels) -> Ragged:
     """The `top` items of highest score, unseen, best first; [] for a user without history.
 

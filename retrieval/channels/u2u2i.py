@@ -4,10 +4,11 @@ import numpy as np
 
 from conf.sections.retrieval import Channels
 from retrieval.ragged import F64, Ragged, best_first
-from retrieval.scoring import relevance, times, two_steps
+from retrieval.scoring import in_parts, relevance, times, two_steps
 from retrieval.world import Users, World
 
 
+@in_parts
 def recommend(users: Users, world: World, settings: Channels) -> Ragged:
     """The `top` items of the nearest training users' profiles, unseen, best first.
 

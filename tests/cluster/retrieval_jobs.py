@@ -37,9 +37,9 @@ def hang_first(body: Callable[..., Any], path: str) -> Callable[..., Any]:
 
 def slow_down(folder: str) -> None:
     """Make the first task of each kind hang."""
-    recommending = candidates.make_recommend
+    recommending = candidates.make_publish
     index_shards._write_part = hang_first(index_shards._write_part, f"{folder}/index")
-    candidates.make_recommend = lambda *given: hang_first(recommending(*given), f"{folder}/candidates")
+    candidates.make_publish = lambda *given: hang_first(recommending(*given), f"{folder}/candidates")
 
 
 def run(asked: Request) -> int:

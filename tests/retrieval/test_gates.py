@@ -1,11 +1,15 @@
 """Lists compared with those of the last days: measured by hand, refused with range and setting named, nothing published."""
 
+import numpy as np
 import pytest
 
 from conf.errors import GateError
 from conf.sections.evaluation import Lists
 from retrieval import candidates
+from retrieval.candidate_rows import Tally
 from retrieval.gates import _WORDS, COUNTER, measure, strayed
+from retrieval.merge import Merged
+from retrieval.ragged import Ragged
 from spark_jobs.job import run_job
 from tests.retrieval.conftest import ask
 from tests.retrieval.day import manifest, table
@@ -13,13 +17,28 @@ from tests.retrieval.day import manifest, table
 WEEK = {f"2026-01-0{n}": {"users": 100 + n, "coverage": 0.5, "fallback": 0.1, "valid_recall": 0.1 * n} for n in (1, 2, 3)}
 
 
-def test_measures_by_hand(spark):
-    both, one, none = [("u2i", [1]), ("i2i", [2, 3])], [("u2i", [1]), ("i2i", [])], [("u2i", []), ("i2i", [])]
-    rows = [(both, ["a", "b"], False), (one, ["b"], True), (none, [], False), (both, ["c", "a", "d"], False)]
-    channels = "channels array<struct<channel:string,items:array<int>>>"
-    made = spark.createDataFrame(rows, f"{channels}, item_keys array<string>, is_fallback boolean")
+def test_measures_by_hand():
+    """Four users in two tasks, two channels; the merged lists hold items 1 and 2, 2, none, and 3, 1 and 4."""
+    tasks = []
+    for channels, lists, fallback in [
+        ({"u2i": [[1], [1]], "i2i": [[2, 3], []]}, [[1, 2], [2]], [False, True]),
+        ({"u2i": [[], [1]], "i2i": [[], [2, 3]]}, [[], [3, 1, 4]], [False, False]),
+    ]:
+        merged = Ragged.of(lists)
+        none = Ragged.empty(len(merged.values))
+        tally = Tally()
+        tally.add(
+            {name: Ragged.of(one) for name, one in channels.items()},
+            Merged((), merged, none, none.values, np.empty(0, np.float32), np.array(fallback)),
+        )
+        tally.mark(np.isin(np.arange(1 + max(merged.values)), merged.values))
+        tasks.append(tally)
+    total = Tally()
+    for task in tasks:
+        total.update(task)
     wanted = {"users": 4.0, "items_per_user": 1.5, "channels_per_user": 1.25, "fallback": 0.25, "coverage": 0.5}
-    assert measure(made, indexed=8) == wanted
+    assert measure(total, indexed=8) == wanted
+    assert (total.lengths, total.empty) == ({"u2i": 3, "i2i": 4}, {"u2i": 1, "i2i": 2})
 
 
 @pytest.mark.parametrize(

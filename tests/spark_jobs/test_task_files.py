@@ -1,60 +1,23 @@
 """Tables that tasks write: hashed as Spark hashes them, faults of all pieces told, files of losers removed."""
 
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
 from conf.errors import BadDataError, Fault
 from conf.schemas.table import Column, Table
 from conf.storage import Store
+from conf.tables import resolve
 from spark_jobs.context import Context
 from spark_jobs.job import spark_schema
 from spark_jobs.schema import row_hash
-from spark_jobs.task_files import arrow_schema, piece_of, row_hashes, write_by_tasks, write_tables_by_tasks
+from spark_jobs.task_files import arrow_schema, piece_of, write_by_tasks, write_partitions, write_tables_by_tasks
+from tests.spark_jobs.test_row_hashes import batch_of
 
-KINDS = ("bool", "int8", "int16", "int32", "int64", "float32", "array<int32>", "array<int32>", "array<int64>", "array<float32>")
-TABLE = Table("numbers", "one of each", tuple(Column(f"c{n}", kind, "a value") for n, kind in enumerate(KINDS)))
 SMALL = Table("small", "one number", (Column("n", "int32", "a number"),), may_be_empty=True)
-
-
-def whole(bits):
-    return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-lists = st.lists(whole(32), max_size=4)
-floats = st.floats(width=32, allow_nan=False)
-more_lists = st.lists(whole(64), max_size=4), st.lists(floats, max_size=4)
-rows = st.lists(st.tuples(st.booleans(), whole(8), whole(16), whole(32), whole(64), floats, lists, lists, *more_lists), max_size=12)
-
-
-def batch_of(values, schema):
-    columns = zip(*values, strict=True) if values else [[] for _ in schema]
-    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-
-
-def test_rows_are_hashed_as_spark_hashes_them(spark):
-    drawn = []
-
-    @settings(max_examples=60, deadline=None, database=None)
-    @given(rows)
-    def draw(values):
-        drawn.extend(values)
-
-    draw()
-    assert len(drawn) > 100
-    drawn.append((True, -1, -1, -1, -1, -0.0, [], [0], [0], [-0.0]))
-    mine = row_hashes(batch_of(drawn, arrow_schema(TABLE)))
-    frame = spark.createDataFrame(drawn, spark_schema(TABLE)).repartition(1)
-    theirs = [row[0] % 2**64 for row in frame.select(row_hash(TABLE)).collect()]
-    assert sorted(mine.tolist()) == sorted(theirs)
-
-
-def test_a_slice_is_hashed_as_its_rows():
-    batch = batch_of([(True, n, n, n, n, 0.5 * n, [n] * n, [n], [n], [0.5] * n) for n in range(9)], arrow_schema(TABLE))
-    assert row_hashes(batch)[3:7].tolist() == row_hashes(batch.slice(3, 4)).tolist()
 
 
 @pytest.fixture
@@ -141,3 +104,33 @@ def test_what_a_losing_attempt_left_is_removed(context):
     written = write_by_tasks(context, SMALL, [1, 2], build)
     assert len(files_in(context, written)) == 2
     assert sum(file.rows for file in written.files) == 2
+
+
+def test_partitions_of_a_frame_are_written_where_they_are(context):
+    """A file of each table for a partition with rows, totals as Spark has them, counts put together."""
+
+    def build(batches, counts):
+        for batch in batches:
+            user, items = batch.column("user_idx"), batch.column("items")
+            counts["users"] += len(user)
+            scores = pa.array([[0.5] * len(one) for one in items.to_pylist()], pa.list_(pa.float32()))
+            columns = [user, pa.array(["u2i"] * len(user)), items, scores]
+            yield "channel_candidates", pa.RecordBatch.from_arrays(columns, names=["user_idx", "channel", "items", "scores"])
+
+    lists = [(n, [n] * (n % 3)) for n in range(1, 8)]
+    frame = context.spark.createDataFrame(lists, "user_idx int, items array<int>").repartition(3, "user_idx")
+    counts = Counter()
+    written = write_partitions(context, ("channel_candidates",), frame, build, counts)["channel_candidates"]
+    assert counts == {"users": 7}
+    table = resolve("channel_candidates", context.registry)
+    folder = context.store.run_folder(table.name, context.ds, context.run_id)
+    read = context.spark.read.schema(spark_schema(table)).parquet(*[f"{folder}/{file.name}" for file in written.files])
+    assert {row["user_idx"]: row["items"] for row in read.collect()} == dict(lists)
+    assert written.total == sum(row[0] for row in read.select(row_hash(table)).collect()) % 2**64
+
+    def failing(batches, _counts):
+        raise BadDataError("here", [Fault(f"{sum(batch.num_rows for batch in batches)} bad rows")])
+        yield
+
+    with pytest.raises(BadDataError, match=r"channel_candidates[\s\S]*bad rows"):
+        write_partitions(context, ("channel_candidates",), frame, failing, Counter())
