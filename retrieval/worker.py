@@ -4,14 +4,17 @@ Kept apart from the jobs: the file that spark-submit starts is pickled by value,
 one in every task.
 """
 
+import fcntl
 import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
@@ -65,6 +68,23 @@ def local_file(uri: str, sha256: str) -> str:
         os.replace(partial, copy)
     _check(str(copy), sha256)
     return str(copy)
+
+
+def mapped(key: object, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of `make()`, which one Python worker of this machine calls for all of them: they share the pages of its files.
+
+    key: what the arrays are made of; its `repr` must tell it from every other.
+    """
+    place = _scratch() / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    with open(f"{place}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            partial = Path(f"{place}.{secrets.token_hex(4)}")  # of a worker that was killed while it wrote, it stays with the lock's folder
+            partial.mkdir()
+            for name, array in make().items():
+                np.save(partial / f"{name}.npy", array)
+            os.replace(partial, place)
+    return {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in place.iterdir()}
 
 
 def read_columns(files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:

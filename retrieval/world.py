@@ -1,11 +1,13 @@
 """What a channel may read: its block of users, and the day's tables, each loaded once in a Python worker."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -75,7 +77,8 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class StoredWorld:
-    """A `World` read from files of the storage, each table when first asked for. Small: it travels to the executors.
+    """A `World` read from files of the storage, each table when first asked for: one Python worker of a machine reads it, all map its lists
+    into their memory. Small: it travels to the executors.
 
     Fields are Parquet files, as paths or URIs. profile: distinct items of a profile. item_key_type: string or int64.
     item_feat, category_field: where the categories of items come from; () and None = they have none.
@@ -108,35 +111,52 @@ class StoredWorld:
     @cached_property
     def similar_items(self) -> Ragged:
         """See `World`: from neighbours_item."""
-        table = worker.read_columns(self.neighbours_item, ["idx", "neighbours", "similarities"])
-        lists = Ragged.from_arrow(table["neighbours"], table["similarities"])
-        return keyed(table["idx"].to_numpy(), lists)
+
+        def read() -> Ragged:
+            """The table's lists by item."""
+            table = worker.read_columns(self.neighbours_item, ["idx", "neighbours", "similarities"])
+            return keyed(table["idx"].to_numpy(), Ragged.from_arrow(table["neighbours"], table["similarities"]))
+
+        return lists_of(worker.mapped(("similar items", self.neighbours_item), lambda: arrays_of(read())))
 
     @cached_property
     def met_items(self) -> Ragged:
         """See `World`: from cooc."""
-        table = worker.read_columns(self.cooc, ["item_i", "item_j", "weight"])
-        item_i, item_j, weight = (table[name].to_numpy() for name in ("item_i", "item_j", "weight"))
-        order = np.lexsort((item_j, item_i))
-        num = int(item_i.max()) + 1 if len(item_i) else 0
-        return Ragged.grouped(item_i[order].astype(np.int64), item_j[order], weight[order], num)
+
+        def read() -> Ragged:
+            """The table's pairs by item."""
+            table = worker.read_columns(self.cooc, ["item_i", "item_j", "weight"])
+            item_i, item_j, weight = (table[name].to_numpy() for name in ("item_i", "item_j", "weight"))
+            order = np.lexsort((item_j, item_i))
+            num = int(item_i.max()) + 1 if len(item_i) else 0
+            return Ragged.grouped(item_i[order].astype(np.int64), item_j[order], weight[order], num)
+
+        return lists_of(worker.mapped(("met items", self.cooc), lambda: arrays_of(read())))
 
     @cached_property
-    def _train(self) -> tuple[I32, Ragged]:
-        table = worker.read_columns(self.user_state, ["user_idx", "items", "num_train"])
-        table = table.filter(pc.greater(table["num_train"], 0))  # held-out users have context, and nothing of theirs may leak
-        return table["user_idx"].to_numpy(), Ragged.from_arrow(table["items"])
+    def _train(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Profiles and clicks."""
+
+        def read() -> dict[str, npt.NDArray[Any]]:
+            """From the rows of user_state that have train events."""
+            table = worker.read_columns(self.user_state, ["user_idx", "items", "num_train"])
+            table = table.filter(pc.greater(table["num_train"], 0))  # held-out users have context, and nothing of theirs may leak
+            items = Ragged.from_arrow(table["items"])
+            profiles = keyed(table["user_idx"].to_numpy(), last_distinct(items, self.profile))
+            return {**arrays_of(profiles), "clicks": np.bincount(items.values).astype(np.int64)}
+
+        return worker.mapped(("profiles", self.user_state, self.profile), read)
 
     @cached_property
     def profiles(self) -> Ragged:
-        """See `World`: from the rows of user_state that have train events."""
-        users, items = self._train
-        return keyed(users, last_distinct(items, self.profile))
+        """See `World`."""
+        return Ragged(self._train["starts"], self._train["values"])
 
     @cached_property
     def clicks(self) -> I64:
         """See `World`: counted in user_state, up to the largest item_idx of the index at least."""
-        return np.bincount(self._train[1].values, minlength=int(self.items.ids[-1]) + 1).astype(np.int64)
+        counted: I64 = self._train["clicks"]
+        return np.pad(counted, (0, max(0, int(self.items.ids[-1]) + 1 - len(counted))))
 
     @cached_property
     def popular(self) -> I32:
@@ -169,6 +189,17 @@ class StoredWorld:
         row_of[idx] = np.arange(len(idx))
         keys = table["key"].combine_chunks().cast(pa.type_for_alias(self.item_key_type))
         return keys.take(pa.array(row_of, mask=row_of < 0))
+
+
+def arrays_of(lists: Ragged) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that `lists_of` makes the same lists of."""
+    weights = {} if lists.weights is None else {"weights": lists.weights}
+    return {"starts": lists.starts, "values": lists.values, **weights}
+
+
+def lists_of(arrays: Mapping[str, npt.NDArray[Any]]) -> Ragged:
+    """The lists, not copied."""
+    return Ragged(arrays["starts"], arrays["values"], arrays.get("weights"))
 
 
 def keyed(idx: I32, lists: Ragged) -> Ragged:
