@@ -213,9 +213,12 @@ def test_weight_0_is_exactly_the_base_loss() -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_gradients_by_finite_differences(kind: str) -> None:
-    given = tiny.settings({"objectives.mic": {"temperature": 0.5, "projection": kind}})
+LEARNED = {"uv": "learned", "uu": "learned", "vv": "learned"}
+
+
+@pytest.mark.parametrize("options", [{"projection": "mlp"}, {"projection": "linear"}, LEARNED], ids=str)
+def test_gradients_by_finite_differences(options: dict[str, Any]) -> None:
+    given = tiny.settings({"objectives.mic": {"temperature": 0.5, **options}})
     encoder = tiny.FreeVectors(interests=2, dim=3).double()
     criterion = build_objectives(given, encoder).double()
     with torch.no_grad():  # away from the kink of ReLU, where no difference is the gradient

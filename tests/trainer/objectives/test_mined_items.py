@@ -20,8 +20,8 @@ from trainer.objectives.step import Step
 TEMPERATURE = 0.5
 
 
-def settings(**mining: Any) -> Settings:
-    mic = {"uu": 0, "vv": 0, "temperature": TEMPERATURE, "projection": "identity"}
+def settings(projection: str = "identity", **mining: Any) -> Settings:
+    mic = {"uu": 0, "vv": 0, "temperature": TEMPERATURE, "projection": projection}
     return tiny.settings({"objectives.mic": mic, "mining": {"positives": 0, **mining}})
 
 
@@ -36,10 +36,14 @@ def step_of(given: Settings, similarity: float = 0.9, listed: int = 6) -> Step:
     return replace(made, mining=Mined(given.mining, 4, {}, None, lists))
 
 
+def contrast(given: Settings, step: Step) -> MicContrast:
+    made = MicContrast(given, step.encoder).to("meta")
+    materialize_module(made, seed=1)
+    return made.to(next(step.encoder.parameters()).dtype)
+
+
 def loss(given: Settings, step: Step) -> torch.Tensor:
-    contrast = MicContrast(given, step.encoder).to("meta")
-    materialize_module(contrast, seed=1)
-    found: torch.Tensor = contrast(step)["uv"]
+    found: torch.Tensor = contrast(given, step)(step)["uv"]
     return found
 
 
@@ -69,16 +73,16 @@ def slow(step: Step, *, positive: bool) -> float:
     return total / 4
 
 
-@pytest.mark.parametrize(
-    ("mining", "found"),
-    [
-        ({"user_items": "positive", "hard_negatives": 0}, 1),
-        ({"user_items": "hard_negative", "hard_negatives": 3}, 3),
-        ({"user_items": "positive", "hard_negatives": 0, "encode": "live"}, 1),
-    ],
-    ids=["positive", "hard negatives", "live positive"],
-)
-def test_equals_the_slow_twin(mining: dict[str, Any], found: int) -> None:
+CASES: dict[str, dict[str, Any]] = {
+    "positive": {"user_items": "positive", "hard_negatives": 0},
+    "hard negatives": {"user_items": "hard_negative", "hard_negatives": 3},
+    "live positive": {"user_items": "positive", "hard_negatives": 0, "encode": "live"},
+}
+
+
+@pytest.mark.parametrize(("case", "found"), [("positive", 1), ("hard negatives", 3), ("live positive", 1)])
+def test_equals_the_slow_twin(case: str, found: int) -> None:
+    mining = CASES[case]
     given = settings(**mining)
     step = step_of(given)
     assert loss(given, step).item() == pytest.approx(slow(step, positive=mining["user_items"] == "positive"), abs=2e-3)
@@ -97,3 +101,16 @@ def test_only_near_items_are_positives_and_only_live_ones_learn() -> None:
         loss(given, step).backward()
         encoder: Any = step.encoder
         assert bool(encoder.items.grad[2:5].abs().sum() > 0) == learns
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_by_finite_differences(case: str) -> None:
+    given = settings("linear", **CASES[case])
+    step = step_of(given)
+    encoder, part = step.encoder.double(), contrast(given, step)
+
+    def value(*_: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = part(replace(step))["uv"]  # a step remembers what its rows were encoded as
+        return found
+
+    assert torch.autograd.gradcheck(value, (*encoder.parameters(), *part.parameters()), fast_mode=True)
