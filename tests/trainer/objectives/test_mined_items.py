@@ -47,7 +47,7 @@ def loss(given: Settings, step: Step) -> torch.Tensor:
     return found
 
 
-def slow(step: Step, *, positive: bool) -> float:
+def slow(step: Step, *, positive: bool, weight: float = 0.5) -> float:
     encoder: Any = step.encoder
     users, items = unit(encoder.users.detach())[:, 0], unit(encoder.items.detach())
     user_idx, item_idx, rows = step.batch["user_idx"].tolist(), step.batch["item_idx"].tolist(), range(4)
@@ -65,8 +65,8 @@ def slow(step: Step, *, positive: bool) -> float:
         forth = [float(u @ items[item_idx[j]]) for j in rows if j != r and not (positive and item_idx[j] in found[r])]
         own, mined = float(u @ v), [float(u @ items[i]) for i in found[r]]
         if positive:
-            parts = [nce(own, forth)] + [0.5 * nce(s, forth) for s in mined]
-            total += sum(parts) / (1 + 0.5 * len(mined))
+            parts = [nce(own, forth)] + [weight * nce(s, forth) for s in mined]
+            total += sum(parts) / (1 + weight * len(mined))
         else:
             total += nce(own, forth + mined)
         total += nce(own, back)
@@ -95,12 +95,38 @@ def test_only_near_items_are_positives_and_only_live_ones_learn() -> None:
     given = settings(user_items="positive", hard_negatives=0)
     far = step_of(given, similarity=0.7)
     assert loss(given, far).item() == pytest.approx(loss(given, replace(far, mining=None)).item(), abs=1e-6)
+    near = settings(user_items="positive", hard_negatives=0, user_items_min_similarity=0.7, user_items_weight=2)
+    step = step_of(near, similarity=0.7)
+    assert loss(near, step).item() == pytest.approx(slow(step, positive=True, weight=2), abs=2e-3)
     for encode, learns in (("detached", False), ("live", True)):
         given = settings(user_items="positive", hard_negatives=0, encode=encode)
         step = step_of(given, listed=1)  # items 2, 3, 4 and 5 for users 1 to 4, of which the batch holds item 5
         loss(given, step).backward()
         encoder: Any = step.encoder
         assert bool(encoder.items.grad[2:5].abs().sum() > 0) == learns
+
+
+def test_what_is_noted() -> None:
+    given = settings(**CASES["positive"])
+    step = step_of(given, similarity=0.9)
+    loss(given, step)
+    told = {name: value.item() for name, value in step.notes.items() if name.startswith("mined")}
+    assert told == {"mined.uv.staleness": 7, "mined.uv.found": 1, "mined.uv.similarity": pytest.approx(0.9)}  # the search was at step 4
+    unwatched = replace(step_of(given), watch=False)
+    loss(given, unwatched)
+    assert not any(name.startswith("mined") for name in unwatched.notes)
+
+
+def test_what_would_be_wrong_is_counted() -> None:
+    """Four rows with lists of six items, all of which three users like; the fourth likes two of them."""
+    given = settings(**CASES["hard negatives"])
+    step = step_of(given)
+    step.known_positives = torch.arange(1, tiny.ITEMS + 1).repeat(4, 1)
+    step.known_positives[3] = torch.tensor([5, 6, 2, *[0] * 6])  # its list is items 5 to 9 and 1
+    loss(given, step)
+    assert step.notes["mined.uv.false_negatives"].item() == pytest.approx((3 * 6 + 2) / 24)
+    assert step.notes["mined.uv.found"] == 3 / 4
+    assert "mined.uv.similarity" not in step.notes
 
 
 @pytest.mark.parametrize("case", CASES)
