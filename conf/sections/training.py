@@ -203,8 +203,12 @@ class Mining(Section):
 
     user_items: Literal["off", "positive", "hard_negative"] = Field(
         "off",
-        description="for uv, of what a user would be recommended: nothing, decision | the best, if near | negatives from ranks 51-200",
+        description="for uv, of what a user would be recommended: nothing, decision | the best, if near | hard_negatives of some ranks",
     )
+    user_items_min_similarity: float = Field(0.8, ge=-1, le=1, description="smallest cosine of such a positive; decision")
+    user_items_weight: float = Field(0.5, gt=0, description="what it counts beside the clicked item's 1; decision")
+    user_items_first: Positive = Field(51, description="first rank that such hard negatives come from; decision")
+    user_items_last: Positive = Field(200, description="last of these ranks; decision")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -214,6 +218,8 @@ class Mining(Section):
             raise ValueError("mining.user_items: recommendations need all items; set mining.bank: full")
         if self.user_items == "hard_negative" and not self.hard_negatives:
             raise ValueError("mining.user_items: hard_negative draws mining.hard_negatives of them; give a number")
+        if self.user_items_first > self.user_items_last:
+            raise ValueError(f"mining.user_items_first ({self.user_items_first}) is beyond user_items_last ({self.user_items_last})")
         if self.positives > self.neighbours:
             raise ValueError(f"mining.positives ({self.positives}) are drawn from mining.neighbours ({self.neighbours})")
         if self.replace and self.positives != 1:

@@ -30,6 +30,7 @@ def test_off_unless_given() -> None:
         (["mining.user_items=positive", "objectives.mic.logq=true"], "set objectives.mic.logq: false"),
         (["mining.user_items=positive", "mining.bank=queue", "mining.hard_negatives=0"], "set mining.bank: full"),
         (["mining.user_items=hard_negative", "mining.hard_negatives=0"], "give a number"),
+        (["mining.user_items=hard_negative", "mining.user_items_first=201"], r"user_items_first \(201\) is beyond user_items_last \(200\)"),
     ],
 )
 def test_what_would_do_nothing_is_refused(overrides: list[str], message: str) -> None:

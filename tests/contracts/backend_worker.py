@@ -66,12 +66,13 @@ CASES: dict[str, Case] = {
         {"objectives": {"micrec": {"items": "unique", "num_negatives": 2, "pool": 5, "field_p": 0.4}}}, torch.float64
     ),
     "micrec of drawn items": Case({"objectives": {"micrec": {"items": "uniform", "fea_input": "tower", "value_p": 0.4}}}, torch.float64),
+    "mic and micrec": Case({"objectives": {"mic": {"weight": 0.3}, "micrec": {}}}, torch.float64),
     "masked_views": Case({"objectives": {"masked_views": {"symmetric": True}}, "samples.masks": {"strategy": "rfm"}}, torch.float64),
     "masked_views of the batch": Case({"objectives": {"masked_views": {"items": "unique"}}}, torch.float64),
     "fm, rowwise tables": Case({"model.encoder": "fm", "objectives.mic": None, **SOFTMAX, **ROWWISE}, torch.float64),
     "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
 }
-CURVES = ("mic", "mic, rowwise tables")
+CURVES = ("mic", "mic, rowwise tables", "logistic", "softmax mixed", "micrec", "mic and micrec", "masked_views")
 # The same with tables divided over the workers.
 DIVIDED = {f"{name}, sharded": name for name in ("mic float64", "mic, rowwise tables", "every position", "micrec", "fm, rowwise tables")}
 FIELDS = ["user_id", "item_id", "category", "tags"]

@@ -212,8 +212,9 @@ def test_whatever_is_lost_nothing_stays_behind(tmp_path: Path, launch: Launch, l
     assert killed(launch, tmp_path, launcher, do, watchdog_s=20)[2] != 0
 
 
-def test_a_bad_loss_on_one_worker_stops_all_at_the_same_step(tmp_path: Path, launch: Launch) -> None:
-    settings = settings_of(tmp_path / "root")
+@pytest.mark.parametrize("launcher", SLOW_DDP)
+def test_a_bad_loss_on_one_worker_stops_all_at_the_same_step(tmp_path: Path, launch: Launch, launcher: str) -> None:
+    settings = settings_of(tmp_path / "root", launcher)
     made = world()
     tables = rows_of_tables(made, settings)
     next(row for row in tables["samples"]["samples"] if row["split"] == 0)["weight"] = float("inf")

@@ -115,13 +115,16 @@ class Miner:
             return None
         assert self._queries is not None
         project_user, project_item = self._joint
+        given = self.given
+        first, last = (1, 1) if given.user_items == "positive" else (given.user_items_first, given.user_items_last)
         return recommend(
             self._queries,
             self._items,
             lambda at: project_user(self._encode_users(at)),
             lambda at: project_item(self._encode_items(at)),
             self._shared,
-            keep=self.given.user_items,
+            first=first,
+            last=last,
         )
 
     def _encode_items(self, places: Tensor) -> Tensor:

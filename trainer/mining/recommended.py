@@ -6,7 +6,7 @@ self-training: off by default.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from trainer.mining.search import unit
 from trainer.mining.side import Drawn, Key, chosen_by_luck
 from trainer.shared import Shared
 
-RANKS: Mapping[str, tuple[int, int]] = {"positive": (0, 1), "hard_negative": (50, 200)}  # of the list, from 0, that are kept
-MIN_SIMILARITY, WEIGHT = 0.8, 0.5  # of a positive, and what it counts beside the clicked item
 USERS, _BLOCK = 256, 16384  # users that are served at a time; items compared with them at a time
 
 LISTS = ("users", "items", "vectors", "listed", "similarities")
@@ -52,16 +50,24 @@ class Recommended:
 
     def draw(self, user_B: Tensor, row_B: Tensor, known_BR: Tensor, num: int, *, least: float, key: Key) -> Drawn:
         """`num` different items of each user's list, uniform among those not in known_BR (item_idx, 0 = none) and similar enough."""
-        at_B = torch.searchsorted(self.users, user_B).clamp(max=len(self.users) - 1)
-        listed_BR = self.listed[at_B].long()
-        entity_BR = listed_BR.clamp(min=0)
-        known_BRr = (self.items[entity_BR][:, :, None] == known_BR[:, None, :]).any(dim=2)
-        similar_BR = self.similarities[at_B]
-        there_BR = (listed_BR >= 0) & (self.users[at_B] == user_B)[:, None]
-        chosen_Bn, valid_Bn = chosen_by_luck(entity_BR, there_BR & ~known_BRr & (similar_BR >= least), row_B, num, key, repeats=False)
+        at_B = self._at(user_B)
+        entity_BR, similar_BR = self.listed[at_B].long().clamp(min=0), self.similarities[at_B]
+        there_BR, liked_BR = self.liked(user_B, known_BR)
+        chosen_Bn, valid_Bn = chosen_by_luck(entity_BR, there_BR & ~liked_BR & (similar_BR >= least), row_B, num, key, repeats=False)
         entity_Bn = entity_BR.gather(1, chosen_Bn)
         idx_Bn = self.items[entity_Bn].masked_fill(~valid_Bn, 0)
         return Drawn(idx_Bn, entity_Bn, valid_Bn, similar_BR.gather(1, chosen_Bn))
+
+    def liked(self, user_B: Tensor, known_BR: Tensor) -> tuple[Tensor, Tensor]:
+        """(bool[B, R]: whether there is an item at that place of the user's list; bool[B, R]: whether it is in known_BR)."""
+        at_B = self._at(user_B)
+        listed_BR = self.listed[at_B].long()
+        there_BR = (listed_BR >= 0) & (self.users[at_B] == user_B)[:, None]
+        liked_BR = (self.items[listed_BR.clamp(min=0)][:, :, None] == known_BR[:, None, :]).any(dim=2)
+        return there_BR, there_BR & liked_BR
+
+    def _at(self, user_B: Tensor) -> Tensor:
+        return torch.searchsorted(self.users, user_B).clamp(max=len(self.users) - 1)
 
     def vectors_of(self, entity: Tensor) -> Tensor:
         """float32[..., 1, D] of places among the items."""
@@ -75,18 +81,18 @@ def recommend(
     encode_items: Encode,
     shared: Shared,
     *,
-    keep: Literal["positive", "hard_negative"],
+    first: int,
+    last: int,
 ) -> Recommended:
-    """Exact search of all items for all users; collective. items: int64[n], ascending."""
+    """Exact search of all items for all users; collective. items: int64[n], ascending. first, last: ranks that are kept, from 1."""
     vectors = shared.fill(len(items), ("vectors",), lambda rows: (_half(encode_items(torch.arange(rows.start, rows.stop))),), chunk=1024)
     bank_nD = vectors["vectors"][:, 0]
-    first, last = RANKS[keep]
 
     def found(rows: slice) -> tuple[Tensor, ...]:
         user_cKD = unit(encode_users(torch.arange(rows.start, rows.stop)))
         known_cL = _places(items, queries.hist[rows].long()).to(shared.device)
         place_cm, score_cm = best_items(user_cKD, bank_nD, known_cL, last)
-        return place_cm[:, first:].to(torch.int32), score_cm[:, first:]
+        return place_cm[:, first - 1 :].to(torch.int32), score_cm[:, first - 1 :]
 
     lists = shared.fill(len(queries.idx), ("listed", "similarities"), found, chunk=USERS)
     return Recommended(queries.idx, items, vectors["vectors"], lists["listed"], lists["similarities"])

@@ -85,7 +85,7 @@ class MicRec(Objective):
         multi = self._fewer_values(step, items_B, noise_B) if given.value_p > 0 and step.catalogue.multi else None
         if given.fea_input == "tower":
             fewer_BD = encoder.item(items_B, vm=vm, multi=multi, noise=noise_B, drop=given.element_p)
-            return encoder.item(items_B, noise=noise_B), fewer_BD
+            return encoder.item(items_B), fewer_BD
         return encoder.features(items_B), dropout(encoder.features(items_B, vm=vm, multi=multi), given.element_p, noise_B)
 
     def _hidden(self, step: Step, noise_B: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class UserItem:
         literal: as printed: anchors and positives as they are, N - 1 perturbed negatives, the positive not in the denominator. The
             learned MASK rows tell negatives from positives, so that this is for comparison only.
     With settings.objectives.mic.logq, scores of items are corrected for how often an item is in a batch (Yi et al. 2019). With
-    settings.mining.user_items, items that a user would be recommended join in from user to items: the best as a positive of half the
-    weight, or some of ranks 51 to 200 as negatives.
+    settings.mining.user_items, items that a user would be recommended join in from user to items: the best as a positive of less
+    weight, or some of middle ranks as negatives.
 
     Source: MIC (Lu et al. 2022) eq. 4. Several interests: the one closest to the clean item answers for its user in the row; an
     item is compared with the closest of each user.

@@ -27,16 +27,15 @@ def vectors(interests: int) -> tuple[Tensor, Tensor]:
     return torch.randn(USERS, interests, 5, generator=generator), torch.randn(ITEMS, 1, 5, generator=generator)
 
 
-def made(interests: int = 1, ranks: tuple[int, int] = (2, 12), workers: int = 1) -> Recommended:
+def made(interests: int = 1, ranks: tuple[int, int] = (3, 12), workers: int = 1) -> Recommended:
     users, items = vectors(interests)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recommended, "RANKS", {"hard_negative": ranks, "positive": (0, 1)})
         patch.setattr(recommended, "USERS", 3)
         patch.setattr(recommended, "_BLOCK", 8)
         idx = 1 + 2 * torch.arange(ITEMS)  # items 1, 3, 5, ...
         found: list[Recommended] = on_workers(
             workers,
-            lambda shared: recommend(queries(), idx, lambda at: users[at], lambda at: items[at], shared, keep="hard_negative"),
+            lambda shared: recommend(queries(), idx, lambda at: users[at], lambda at: items[at], shared, first=ranks[0], last=ranks[1]),
         )
     for each in found:
         assert torch.equal(each.listed, found[0].listed)
@@ -57,7 +56,7 @@ def test_equals_the_slow_twin(interests: int, workers: int) -> None:
 
 
 def test_short_catalogues_leave_places_empty() -> None:
-    found = made(ranks=(2, 40))
+    found = made(ranks=(3, 40))
     assert (found.listed >= 0).sum(dim=1).tolist() == [ITEMS - 2 - 2] * USERS  # two clicked ones, and the first two ranks
     drawn = found.draw(queries().idx, torch.arange(USERS), torch.zeros(USERS, 1, dtype=torch.int64), 38, least=-1, key=KEY)
     assert drawn.valid_BM.sum(dim=1).tolist() == [ITEMS - 4] * USERS
@@ -77,5 +76,9 @@ def test_known_items_dissimilar_ones_and_strangers_are_not_drawn() -> None:
     near = found.draw(asked, rows, none, 10, least=0.4, key=KEY)
     assert near.valid_BM.sum() == (found.similarities >= 0.4).sum()
     assert not found.draw(asked + 1, rows, none, 4, least=-1, key=KEY).valid_BM.any()
+    there, liked = found.liked(asked, found.items[found.listed.long()][:, :9])
+    assert there.all()
+    assert liked.sum(dim=1).tolist() == [9] * USERS
+    assert not torch.cat(found.liked(asked + 1, found.items[found.listed.long()])).any()
     part = found.draw(asked[2:4], rows[2:4], none[2:4], 4, least=-1, key=KEY)
     assert torch.equal(part.idx_BM, free.idx_BM[2:4])  # keyed by the global row

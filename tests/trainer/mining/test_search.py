@@ -96,3 +96,22 @@ def test_many_vectors_are_searched_by_lists_that_find_most_neighbours(monkeypatc
     found = float((rows[:, :, None] == exact[:, None, :]).any(dim=2).float().mean())
     assert found == pytest.approx(recall, abs=0.02)
     assert recall >= 0.9
+
+
+def test_equal_vectors_are_found_whichever_of_them_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search, "EXACT_ROWS", 100)
+    made, recall = build_search(bank(20).repeat(50, 1), 2, shared())  # by row, 0.82 are found, however many lists are searched
+    assert isinstance(made, Faiss)
+    assert recall == 1
+    assert made.index.nprobe == search.NPROBE
+
+
+def test_when_all_lists_are_searched_no_more_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search, "EXACT_ROWS", 100)
+    monkeypatch.setattr(search, "MIN_RECALL", 1.1)  # out of reach
+    made, recall = build_search(bank(400), 1, shared())
+    assert isinstance(made, Faiss)
+    assert made.index.nprobe == made.index.nlist
+    assert recall == 1

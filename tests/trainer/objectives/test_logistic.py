@@ -117,10 +117,11 @@ def test_a_row_that_likes_everything_trains_on_its_click_alone() -> None:
     torch.testing.assert_close(loss, torch.nn.functional.softplus(-10 * cosine).mean())
 
 
-def test_gradients_by_finite_differences() -> None:
+@pytest.mark.parametrize("negatives", ["uniform", "in_batch"])
+def test_gradients_by_finite_differences(negatives: str) -> None:
     given = tiny.settings()
     encoder = tiny.FreeVectors().double()
-    loss = logistic(encoder).double()
+    loss = logistic(encoder, negatives=negatives).double()
     parameters = {**dict(encoder.named_parameters(prefix="e")), **dict(loss.named_parameters(prefix="l"))}
 
     def value(*_: torch.Tensor) -> torch.Tensor:

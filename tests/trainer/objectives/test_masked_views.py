@@ -88,8 +88,13 @@ def test_spread_out_is_a_closed_form() -> None:
     assert loss(step)["loss"].item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-def test_gradients_equal_finite_differences() -> None:
-    given, encoder, loss = made({})
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"symmetric": True}, {"spread_out": True}, {"items": "batch"}, {"items": "unique", "symmetric": True}],
+    ids=str,
+)
+def test_gradients_equal_finite_differences(options: dict[str, Any]) -> None:
+    given, encoder, loss = made({"temperature": 0.3, **options})
 
     def total(*_: Tensor) -> Tensor:
         return loss(tiny.step(given, encoder, tiny.batch()))["loss"]

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from conf.settings import Settings
 from tests.trainer import tiny
+from trainer.backends.single import SingleBackend
 from trainer.deferred import materialize_module
 from trainer.encoders import Batch, Encoder
-from trainer.objectives import build_objectives
+from trainer.objectives import Criterion, build_objectives
 from trainer.objectives.mic import MicContrast
 from trainer.objectives.step import Step
+from trainer.optimizers import Optimizers
 
 Vectors = npt.NDArray[np.float64]
 IDENTITY = {"objectives.mic": {"projection": "identity", "temperature": 0.5}}
@@ -201,21 +204,57 @@ def test_total_is_the_weighted_sum() -> None:
     torch.testing.assert_close(total.detach(), want)
 
 
+DROPPING = {"base.weight": 1, "model.dropout": 0.3}
+
+
+def trained(given: Settings, *, weightless: bool = False) -> dict[str, Tensor]:
+    """The weights after two steps of the optimisers; weightless: mic is computed and weighted by 0, not left out."""
+    encoder, criterion = tiny.model(given)
+    start = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    if weightless:
+        criterion = Criterion(
+            {"logistic": criterion.get_submodule("losses.logistic"), "mic": mic(encoder, {"objectives.mic": {"weight": 0}})}
+        )  # type: ignore[dict-item]
+    optimizers = Optimizers(given, encoder, criterion)
+    for number in range(2):
+        optimizers.zero_grad()
+        total, _ = criterion(tiny.step(given, encoder, tiny.batch(seed=number), number=number))
+        total.backward()
+        SingleBackend().sync_gradients(optimizers.parameters)
+        optimizers.step()
+    learned = encoder.state_dict()
+    assert any((learned[name] != weight).any() for name, weight in start.items())
+    return learned | criterion.get_submodule("losses.logistic").state_dict()
+
+
 def test_weight_0_is_exactly_the_base_loss() -> None:
     # property P5.7, bit for bit
-    gradients = []
-    for overrides in ({"base.weight": 1, "objectives.mic": None}, {"base.weight": 1, "objectives.mic": {"weight": 0}}):
-        given = tiny.settings(overrides)
+    want = trained(tiny.settings({**DROPPING, "objectives.mic": None}))
+    without = tiny.settings({**DROPPING, "objectives.mic": {"weight": 0}})
+    for got in (trained(without), trained(without, weightless=True)):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_user_item_alone_is_that_part_of_the_whole() -> None:
+    # property P5.7, bit for bit: no part draws from what another does
+    found = []
+    for weights in ({}, {"uu": 0, "vv": 0}):
+        given = tiny.settings({**DROPPING, "objectives.mic": {"views": "both", **weights}})
         encoder, criterion = tiny.model(given)
-        total, _ = criterion(tiny.step(given, encoder, tiny.batch()))
-        total.backward()
-        gradients.append({name: parameter.grad for name, parameter in encoder.named_parameters()})
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+        uv = criterion.get_submodule("losses.mic")(tiny.step(given, encoder, tiny.batch()))["uv"]
+        learned = dict(criterion.get_submodule("losses.mic").named_parameters()) | dict(encoder.named_parameters())
+        gradients = torch.autograd.grad(uv, list(learned.values()), allow_unused=True)
+        found.append({"uv": uv.detach(), **{name: g for name, g in zip(learned, gradients, strict=True) if g is not None}})
+    assert {"project_user.0.weight", "project_item.0.weight"} < found[0].keys()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_gradients_by_finite_differences(kind: str) -> None:
-    given = tiny.settings({"objectives.mic": {"temperature": 0.5, "projection": kind}})
+LEARNED = {"uv": "learned", "uu": "learned", "vv": "learned"}
+
+
+@pytest.mark.parametrize("options", [{"projection": "mlp"}, {"projection": "linear"}, LEARNED], ids=str)
+def test_gradients_by_finite_differences(options: dict[str, Any]) -> None:
+    given = tiny.settings({"objectives.mic": {"temperature": 0.5, **options}})
     encoder = tiny.FreeVectors(interests=2, dim=3).double()
     criterion = build_objectives(given, encoder).double()
     with torch.no_grad():  # away from the kink of ReLU, where no difference is the gradient

@@ -130,6 +130,18 @@ def test_dropped_features_are_those_of_one_side_only() -> None:
     assert not fields.all()
 
 
+def test_through_the_tower_only_the_dropped_side_loses_elements() -> None:
+    # eq. 3: the anchor is whole, whatever model.dropout does to items elsewhere
+    given = tiny.settings({"model.dropout": 0.5, "objectives": {"micrec": {"fea_input": "tower"}}})
+    encoder = tiny.encoder(given)
+    step = tiny.step(given, encoder, tiny.batch())
+    items = step.batch["item_idx"]
+    whole, fewer = MicRec(given, encoder)._whole_and_fewer(step, items)
+    as_served = encoder.eval().item(items)
+    torch.testing.assert_close(whole, as_served)
+    assert not torch.isclose(fewer, as_served).all(dim=1).any()
+
+
 @pytest.mark.parametrize("fea_input", ["raw", "tower"])
 def test_the_tower_learns_from_features_only_where_they_pass_through_it(fea_input: str) -> None:
     given, encoder, loss = made({"sem": 0, "sess": 0, "fea_input": fea_input})

@@ -129,6 +129,17 @@ def test_equals_the_slow_twin(case: str, interests: int) -> None:
         assert found[part].item() == pytest.approx(slow(given, step, part), abs=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_by_finite_differences(case: str) -> None:
+    given, encoder = settings(**CASES[case]), tiny.FreeVectors(interests=2, dim=3).double()
+    tables = mined(given, encoder)
+
+    def value(*_: Tensor) -> Tensor:
+        return torch.stack([*losses(given, step_of(given, encoder, tables)).values()]).sum()
+
+    assert torch.autograd.gradcheck(value, tuple(encoder.parameters()), fast_mode=True)
+
+
 def test_the_bank_gets_no_gradient_and_live_positives_do() -> None:
     # users 6 and 7 are not in the batch: only mining can reach them
     for encode, reached in (("detached", False), ("live", True)):

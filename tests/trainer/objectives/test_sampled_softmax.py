@@ -131,3 +131,16 @@ def test_nothing_to_compare_with_costs_nothing(mode: str) -> None:
     loss.backward()
     assert encoder.users.grad is not None
     assert encoder.users.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("logq", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_by_finite_differences(mode: str, logq: bool) -> None:
+    given = tiny.settings(settings_for(mode, logq=logq))
+    encoder = tiny.FreeVectors(interests=2, dim=3).double()
+    loss = SampledSoftmax(given, encoder)
+
+    def value(*_: torch.Tensor) -> torch.Tensor:
+        return loss(tiny.step(given, encoder, tiny.batch()))["loss"]
+
+    assert torch.autograd.gradcheck(value, tuple(encoder.parameters()), fast_mode=True)
