@@ -15,13 +15,15 @@ _PART = 512  # users whose paths are gathered together: up to 2,500 a user in u2
 
 
 def nearest_unseen(index: VectorIndex, vectors_BKD: F32, seen: Ragged, top: int) -> Ragged:
-    """For each user the `top` ids of highest similarity that are not in its list of `seen`, best first; fewer where the index has fewer.
+    """For each user the `top` ids of highest similarity that are not in its list of `seen`, best first; fewer where the index has fewer,
+    none for a user without a vector (all zeros: given vectors, and nothing clicked), to whom no item is nearer than another.
 
     Exactly what is left of a search for `top` and as many as were seen. With one vector a user such a search is made only for those
     who have seen most of what is near to them: it begins with `top` more, and asks for twice as many where too few are left.
     """
-    enough = top + seen.lengths
-    asked = np.minimum(enough, 2 * top) if vectors_BKD.shape[1] == 1 else enough  # several vectors: each must reach far enough by itself
+    enough = np.where(vectors_BKD.any(axis=(1, 2)), top + seen.lengths, 0)
+    # several vectors: each must reach far enough by itself; codes: what is scored exactly depends on how many are asked for
+    asked = np.minimum(enough, 2 * top) if vectors_BKD.shape[1] == 1 and not index.is_coded else enough
     lists = best_first(without(index.pool(vectors_BKD, asked), seen), top)
     short = np.flatnonzero((lists.lengths < top) & (asked < np.minimum(enough, len(index))))
     while len(short):

@@ -54,6 +54,13 @@ class VectorIndex:
         return int(np.unique(self.ids, return_counts=True)[1].max()) if len(self.ids) else 1
 
     @cached_property
+    def is_coded(self) -> bool:
+        """Whether it is searched by codes, whose scores are near the exact ones of what it finds."""
+        parts = self.searcher.searchers if isinstance(self.searcher, Parts) else [self.searcher]
+        whole = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
+        return any(isinstance(part, faiss.Index) and not isinstance(part, whole) for part in parts)
+
+    @cached_property
     def _first_row(self) -> I64:
         table = np.full(int(self.ids[-1]) + 1 if len(self.ids) else 0, -1, dtype=np.int64)
         table[self.ids[::-1]] = np.arange(len(self.ids))[::-1]  # the smallest row is written last

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from conf.sections.retrieval import Channels
+from retrieval import scoring
 from retrieval.channels import CHANNELS, build_channel
+from retrieval.index_inputs import Vectors
+from retrieval.index_measure import make
+from retrieval.index_parts import Parts
 from retrieval.ragged import Ragged
 from retrieval.scoring import nearest_unseen
-from retrieval.world import Users
+from retrieval.vector_index import set_effort
 from tests.retrieval.small_world import TWINS, flat_index, lists_of, make_case
 
 SETTINGS = Channels.model_validate(
@@ -24,16 +28,6 @@ def close(found, wanted):
     assert [[i for i, _ in one] for one in found] == [[i for i, _ in one] for one in wanted]
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose([s for _, s in one], [s for _, s in other], rtol=3e-7, atol=1e-9)
-
-
-def block(users: Users, start: int, stop: int) -> Users:
-    return Users(
-        users.idx[start:stop],
-        users.vectors[start:stop],
-        users.history.part(start, stop),
-        users.seen.part(start, stop),
-        users.neighbours.part(start, stop),
-    )
 
 
 def test_every_channel_of_the_settings_is_there_and_has_a_twin():
@@ -92,7 +86,7 @@ def test_batch_equals_single_bit_for_bit(name):
     case = make_case(seed=6, ties=False, dim=32)
     whole = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
     for size in (1, 7):
-        parts = [block(case.users, start, min(start + size, len(case.users))) for start in range(0, len(case.users), size)]
+        parts = [case.users.part(start, start + size) for start in range(0, len(case.users), size)]
         assert [one for part in parts for one in lists_of(CHANNELS[name](part, case.world, SETTINGS))] == whole
 
 
@@ -118,6 +112,47 @@ def test_p7_5_filtered_list_is_the_unfiltered_list_without_the_seen(name, seen):
     for user, one in enumerate(found):
         assert not {i for i, _ in one} & filtered.seen[user]
         assert one == [pair for pair in everything[user] if pair[0] not in filtered.seen[user]][: SETTINGS.top]
+
+
+KINDS = ["Flat", "HNSW16", "IVF4,Flat", "IVF4,SQ8", "IVF4,PQ3x4", "PCA4,IVF4,SQ8", "parts"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("interests", [1, 2])
+def test_every_kind_of_index_keeps_what_a_list_promises(kind, interests):
+    """P7.5 at one depth: the list is that of `top` and as many as were seen, without the seen; exact where the kind looks at all rows."""
+    given = {"seed": 8, "num_users": 40, "num_items": 300, "dim": 12, "interests": interests, "ties": False}
+    case, free = make_case(**given), make_case(**given, seen="none")
+    flat = case.world.items
+    if kind == "parts":
+        halves = [flat_index(flat.ids[part], flat.vectors[part]).searcher for part in (slice(0, 20), slice(20, None))]
+        index = replace(flat, searcher=Parts(halves))
+    else:
+        index = make("items", Vectors(flat.ids, flat.vectors), kind, is_unit=True).index
+        set_effort(index.searcher, 4 if "IVF" in kind else 64)
+    world = replace(case.world, items=index)
+    found = lists_of(CHANNELS["u2i"](case.users, world, SETTINGS))
+    for user, one in enumerate(found):
+        num, seen = len(case.seen[user]), case.seen[user]
+        deeper = SETTINGS.model_copy(update={"top": SETTINGS.top + num})
+        (everything,) = lists_of(CHANNELS["u2i"](free.users.part(user, user + 1), world, deeper))
+        assert one == [pair for pair in everything if pair[0] not in seen][: SETTINGS.top]
+        assert {i for i, _ in one} <= set(case.recommendable)
+    if kind in ("Flat", "HNSW16", "IVF4,Flat", "parts"):
+        close(found, [TWINS["u2i"](case, user, SETTINGS) for user in range(len(case.users))])
+
+
+def test_users_without_a_vector_have_nothing_near():
+    case = make_case(seed=0)
+    assert [len(CHANNELS[name](case.users.part(1, 2), case.world, SETTINGS).values) for name in ("u2i", "cold")] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["u2u2i", "i2i", "itemcf"])
+def test_users_whose_paths_are_gathered_in_parts(name, monkeypatch):
+    case = make_case(seed=6, ties=False)
+    whole = lists_of(CHANNELS[name](case.users, case.world, SETTINGS))
+    monkeypatch.setattr(scoring, "_PART", 7)
+    assert lists_of(CHANNELS[name](case.users, case.world, SETTINGS)) == whole
 
 
 @every_channel
@@ -183,7 +218,7 @@ def test_empty_history_follows_the_table_of_edge_cases(name):
 @every_channel
 def test_no_users_give_no_lists(name):
     case = make_case(seed=15)
-    assert len(CHANNELS[name](block(case.users, 0, 0), case.world, SETTINGS)) == 0
+    assert len(CHANNELS[name](case.users.part(0, 0), case.world, SETTINGS)) == 0
 
 
 @every_channel

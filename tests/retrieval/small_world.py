@@ -133,6 +133,8 @@ def nearness(case, user, item):
 
 
 def slow_u2i(case, user, settings):
+    if not case.vectors[user].any():
+        return []
     score = cosine if case.world.items.is_unit else dot
     scores = {i: max(score(v, case.item_vectors[i]) for v in case.vectors[user]) for i in case.recommendable if i not in case.seen[user]}
     return top_of(scores, settings.top)
@@ -183,6 +185,8 @@ def slow_popular(case, user, settings):
 
 
 def slow_cold(case, user, settings):
+    if not case.vectors[user].any():
+        return []
     score, clicks = cosine if case.world.items.is_unit else dot, case.world.clicks
     among = [i for i in case.recommendable if not case.histories[user] or clicks[i] == 0]
     return top_of(
