@@ -155,12 +155,27 @@ class MaskedViews(Section):
     spread_out: bool = Field(False, description="baseline without masks: items only pushed apart; Zhang et al. 2017")
 
 
+PARTS = {"mic": ("uv", "uu", "vv"), "micrec": ("fea", "sem", "sess")}  # that have a weight each
+
+
 class Objectives(Section):
     """Contrastive objectives added to the base loss; null = off."""
 
     mic: Mic | None = Field(None, description="cross-channel contrast; MIC 3.4")
     micrec: MicRec | None = Field(None, description="contrast among items by features, content and sessions; MicRec 3.3-3.5")
     masked_views: MaskedViews | None = Field(None, description="contrast of masked views of items; Yao et al. 2021")
+
+    @property
+    def trained(self) -> dict[str, dict[str, ChannelWeight]]:
+        """Weights of the parts of each objective that adds to the loss: it has a weight and, of parts that have their own, one has."""
+        found = {}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.weight > 0:
+                weights: dict[str, ChannelWeight] = {part: getattr(section, part) for part in PARTS.get(name, ())}
+                if not weights or any(weights.values()):
+                    found[name] = weights
+        return found
 
     @property
     def tables(self) -> frozenset[str]:

@@ -235,6 +235,16 @@ def test_yaml_round_trip(write):
     assert "# clicks of history, L; MicRec 5.3" in Path(path).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    "objectives", ["{mic: null}", "{mic: {weight: 0}}", "{mic: {uv: 0, uu: 0, vv: 0}}", "{micrec: {fea: 0, sem: 0, sess: 0}}"]
+)
+def test_nothing_to_train_on_is_refused_beside_other_faults(write, objectives):
+    text = refused(write(f"base: {{weight: 0, negatives: mixed}}\nobjectives: {objectives}\n"))
+    assert "2 faults" in text
+    assert "base.weight (line 1): is 0, and no objective has a part with a weight: nothing to train on; set it" in text
+    load(write(f"base: {{weight: 0.5}}\nobjectives: {objectives}\n"))
+
+
 # ---- hashes ------------------------------------------------------------------------------------------------------
 
 

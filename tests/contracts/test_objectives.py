@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conf.sections.training import PARTS
 from tests.trainer import tiny
 from trainer.encoders import ENCODERS
 from trainer.objectives import BASE_LOSSES, OBJECTIVES, build_objectives
@@ -119,10 +120,12 @@ def test_weights_name_the_parts(overrides: dict[str, Any]) -> None:
         assert set(loss(tiny.step(given, encoder, tiny.batch()))) == set(loss.weights)
 
 
-def test_nothing_to_train_on_is_refused() -> None:
-    given = tiny.settings({**OFF, "base.weight": 0})
-    with pytest.raises(ValueError, match="nothing to train on"):
-        build_objectives(given, tiny.encoder(given))
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_an_objective_without_weighted_parts_is_left_out(name: str) -> None:
+    # property P5.11 for MicRec's: it equals the encoder's own loss
+    given = tiny.settings({**OFF, f"objectives.{name}": dict.fromkeys(PARTS[name], 0)})
+    criterion = build_objectives(given, tiny.encoder(given))
+    assert list(criterion.losses) == ["logistic"]
 
 
 def test_unknown_loss_is_refused() -> None:
