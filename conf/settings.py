@@ -167,6 +167,12 @@ class Settings(Section):
         if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
             yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
         trained = self.objectives.trained
+        cosine = [f"objectives.{name}" for name in ("mic", "masked_views") if name in trained]
+        if self.base.loss == "logistic" and self.base.weight > 0:
+            cosine.insert(0, "base.loss: logistic")
+        if self.model.encoder == "fm" and not self.model.fm.sum_only and cosine:
+            found = f"{', '.join(cosine)} by cosine"
+            yield f"model.fm.sum_only: exact FM compares by inner product alone, but {found}; set it to true, or another loss"
         if self.base.weight == 0 and not trained:
             yield "base.weight: is 0, and no objective has a part with a weight: nothing to train on; set it, or objectives.mic: {}"
 

@@ -38,7 +38,9 @@ class AutoInt(Section):
 class Fm(Section):
     """Factorisation machine (encoder: fm)."""
 
-    sum_only: bool = Field(False, description="plain sums of the fields: for objectives by cosine; false: exact FM, vectors one longer")
+    sum_only: bool = Field(
+        False, description="plain sums of the fields, by cosine, as losses by cosine need; false: exact FM, by inner product, one longer"
+    )
 
 
 class Sasrec(Section):

@@ -245,6 +245,24 @@ def test_nothing_to_train_on_is_refused_beside_other_faults(write, objectives):
     load(write(f"base: {{weight: 0.5}}\nobjectives: {objectives}\n"))
 
 
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ("", "base.loss: logistic by cosine"),
+        ("base: {loss: sampled_softmax}\nobjectives: {mic: {}, masked_views: {}}", "but objectives.mic, objectives.masked_views by cosine"),
+    ],
+)
+def test_exact_fm_takes_no_loss_by_cosine(write, losses, found):
+    text = refused(write(f"model:\n  encoder: fm\n{losses}\n"))
+    assert "model.fm.sum_only (line 1): exact FM compares by inner product alone" in text
+    assert found in text
+    load(write(f"model: {{encoder: fm, fm: {{sum_only: true}}}}\n{losses}\n"))
+
+
+def test_exact_fm_takes_losses_by_inner_product(write):
+    load(write("model: {encoder: fm}\nbase: {loss: sampled_softmax}\nobjectives: {micrec: {sem: 0}, mic: {weight: 0}}\n"))
+
+
 # ---- hashes ------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ TABLES = ({"tables": "adam"}, {"tables": "rowwise_adagrad"})
 
 def given(name: str, dropout: float = 0.0, tables: dict[str, str] = TABLES[0]) -> Settings:
     # wide enough that no row finds all ReLUs shut
-    return tiny.settings({"model.encoder": name, "model.hidden": [32], "model.dropout": dropout, "trainer.optimizer": tables})
+    return tiny.settings({**tiny.by_encoder(name), "model.hidden": [32], "model.dropout": dropout, "trainer.optimizer": tables})
 
 
 @pytest.fixture(params=sorted(ENCODERS))
