@@ -51,7 +51,10 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Adam for the dense weights and for tables with whole gradients, row-wise Adagrad for those with gradients by rows."""
+    """Adam for the dense weights and for tables with whole gradients; row-wise Adagrad or SparseAdam for those with gradients by rows.
+
+    SparseAdam: Adam on the rows in use, whose moments stand still where a row is not.
+    """
 
     def __init__(self, settings: Settings, encoder: Encoder, criterion: nn.Module) -> None:
         given = settings.trainer.optimizer
@@ -67,7 +70,9 @@ class Optimizers:
             {"params": parameters, "lr": lr} for parameters, lr in ((dense, given.lr), (whole, given.tables_lr or given.lr)) if parameters
         ]
         self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, fused=True)} if groups else {}
-        if by_rows:
+        if by_rows and given.tables == "sparse_adam":
+            self.parts["sparse_adam"] = torch.optim.SparseAdam(by_rows, lr=given.tables_lr or given.lr)
+        elif by_rows:
             self.parts["rowwise_adagrad"] = RowwiseAdagrad(by_rows, lr=given.tables_lr or ROWWISE_LR)
 
     def zero_grad(self) -> None:
@@ -108,5 +113,5 @@ class Optimizers:
             parameters = [parameter for group in part.param_groups for parameter in group["params"]]
             for number, parameter in enumerate(parameters):
                 state = part.state[parameter] if isinstance(parameter, Shard) and parameter in part.state else {}
-                found += [(name, number, key) for key, value in state.items() if value.dim()]
+                found += [(name, number, key) for key, value in state.items() if isinstance(value, Tensor) and value.dim()]
         return found

@@ -96,8 +96,11 @@ def memory(encoder: Encoder, settings: Settings) -> list[str]:
             dense += _bytes(parameter) * 4  # weight, gradient and Adam's two moments
             continue
         size = _bytes(parameter)
-        by_rows = is_sparse_table(parameter)
-        extra, how = (parameter.shape[0] * parameter.element_size(), "row-wise Adagrad") if by_rows else (3 * size, "Adam and gradient")
+        extra, how = 3 * size, "Adam and gradient"
+        if is_sparse_table(parameter) and settings.trainer.optimizer.tables == "sparse_adam":
+            extra, how = 2 * size, "SparseAdam"
+        elif is_sparse_table(parameter):
+            extra, how = parameter.shape[0] * parameter.element_size(), "row-wise Adagrad"
         lines.append(f"  {name}: {parameter.shape[0]} x {parameter.shape[1]}, weights {_mb(size)}, {how} {_mb(extra)}")
         total += size + extra
     dense += sum(_bytes(parameter) for parameter in criterion.parameters()) * 4

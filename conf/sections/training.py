@@ -242,8 +242,9 @@ class Optimizer(Section):
     """Optimisers and learning rates."""
 
     dense: Literal["adam"] = Field("adam", description="optimiser of the dense weights; MIC 4.3")
-    tables: Literal["auto", "adam", "rowwise_adagrad"] = Field(
-        "auto", description="of the embedding tables; rowwise touches only rows in use: auto, of large ones with few in use; decision"
+    tables: Literal["auto", "adam", "rowwise_adagrad", "sparse_adam"] = Field(
+        "auto",
+        description="of embedding tables; only adam touches rows out of use: auto, rowwise_adagrad of large ones with few in use; decision",
     )
     lr: float = Field(1e-3, gt=0, description="learning rate; MIC 4.3")
     tables_lr: float | None = Field(None, gt=0, description="learning rate of the tables; null = lr, of rowwise_adagrad 0.05")

@@ -37,6 +37,7 @@ BOTH = {"views": "both", "uv": "learned", "vv": "learned", "same_side_projection
 PRINTED = {"views": "literal", "same_side": "literal", "set_similarity": "slots"}
 SOFTMAX = {"base.loss": "sampled_softmax", "base.temperature": 0.2}
 ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}}
+SPARSE_ADAM = {"trainer.optimizer": {"tables": "sparse_adam"}}
 EVERY = {
     **SOFTMAX,
     "objectives.mic": None,
@@ -50,6 +51,7 @@ CASES: dict[str, Case] = {
     "mic float64": Case(MIC, torch.float64),
     "mic with dropout": Case({**MIC, "model.dropout": 0.3}, torch.float64),
     "mic, rowwise tables": Case({**MIC, **ROWWISE}, torch.float64),
+    "mic, sparse adam": Case({**MIC, **SPARSE_ADAM}, torch.float64),
     "logistic": Case({"objectives.mic": None}, torch.float64),
     "softmax uniform": Case({**SOFTMAX, "objectives.mic": None}, torch.float64),
     "softmax shared": Case({**SOFTMAX, "base.negatives": "shared", "objectives.mic": None, "model.dropout": 0.3}, torch.float64),
@@ -71,7 +73,7 @@ CASES: dict[str, Case] = {
     "fm, rowwise tables": Case({"model.encoder": "fm", "objectives.mic": None, **SOFTMAX, **ROWWISE}, torch.float64),
     "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
 }
-CURVES = ("mic", "mic, rowwise tables")
+CURVES = ("mic", "mic, rowwise tables", "mic, sparse adam")
 # The same with tables divided over the workers.
 DIVIDED = {f"{name}, sharded": name for name in ("mic float64", "mic, rowwise tables", "every position", "micrec", "fm, rowwise tables")}
 FIELDS = ["user_id", "item_id", "category", "tags"]

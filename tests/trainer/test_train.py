@@ -103,7 +103,7 @@ def test_petastorm_and_arrow_train_the_same_model(day: Day, asked: Asked) -> Non
     assert (model(settings).run_id, model(settings).content_hash) == ("r2", by_petastorm)
 
 
-@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad", "sparse_adam"])
 def test_planted_tastes_are_learned(day: Day, asked: Asked, tables: str) -> None:
     trainer = {"epochs": 6, "valid_at": 20, "optimizer": {"lr": 0.01, "tables": tables}}
     settings, made = day(trainer=trainer, objectives={"mic": {}}, channels={"seen": "none"})

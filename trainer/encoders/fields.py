@@ -15,12 +15,12 @@ LARGE, FEW = 100_000, 10  # decision
 
 
 def new_table(settings: Settings, field: Field, num_rows: int, width: int) -> Table:
-    """The table of a field; of whole gradients and Adam, or of gradients by rows and row-wise Adagrad (trainer.optimizer.tables).
+    """The table of a field; of whole gradients and Adam, or of gradients by rows and an optimiser of rows (trainer.optimizer.tables).
 
     auto takes rows where a table is large and a step uses few of them: 100,000 rows or more, of which a batch looks up a tenth at
     most, were all its ids different.
     """
-    sparse = settings.trainer.optimizer.tables == "rowwise_adagrad"
+    sparse = settings.trainer.optimizer.tables in ("rowwise_adagrad", "sparse_adam")
     if settings.trainer.optimizer.tables == "auto":
         values = field.max_len if field.role == "multi" else 1
         ids_a_row = values * (settings.model.history + 1 if field.side == "item" else 1)
