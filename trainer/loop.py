@@ -128,6 +128,7 @@ class Loop:
         values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, **norms, **seen}
         if not math.isfinite(norms["grad_norm"]):
             raise self._not_finite(batch, number, values)
+        model.optimizers.clip(norms["grad_norm"])
         model.optimizers.step()
         return values
 

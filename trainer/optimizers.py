@@ -11,6 +11,7 @@ from trainer.backends import Shard, is_sparse_table
 from trainer.encoders.encoder import Encoder
 
 ROWWISE_LR = 0.05
+ROUTED_CLIP = 5.0  # of comirec_dr; decision
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -58,6 +59,8 @@ class Optimizers:
 
     def __init__(self, settings: Settings, encoder: Encoder, criterion: nn.Module) -> None:
         given = settings.trainer.optimizer
+        routed = settings.model.encoder == "comirec_dr"
+        self._most = (ROUTED_CLIP if routed else None) if given.clip == "auto" else given.clip
         tables = encoder.tables()
         ids = {id(table) for table in tables}
         dense = [p for module in (encoder, criterion) for p in module.parameters() if id(p) not in ids]
@@ -81,6 +84,14 @@ class Optimizers:
             parameter.grad = None
             if isinstance(parameter, Shard):
                 parameter.pending.clear()
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients of `parameters` down to the norm that trainer.optimizer.clip allows; norm: of all of them, on all ranks."""
+        if self._most is None or norm <= self._most:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                (parameter.grad._values() if parameter.grad.is_sparse else parameter.grad).mul_(self._most / norm)
 
     def step(self) -> None:
         """Apply the gradients of `parameters`."""

@@ -1,6 +1,6 @@
 """Settings of the model and how it is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -248,6 +248,10 @@ class Optimizer(Section):
     )
     lr: float = Field(1e-3, gt=0, description="learning rate; MIC 4.3")
     tables_lr: float | None = Field(None, gt=0, description="learning rate of the tables; null = lr, of rowwise_adagrad 0.05")
+    clip: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="largest norm of all gradients together, which are scaled down to it; null = any; auto: 5 of comirec_dr; decision",
+    )
 
 
 class Mlflow(Section):

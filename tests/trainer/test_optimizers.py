@@ -146,6 +146,40 @@ def test_sparse_and_dense_tables_get_the_same_gradients() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
+def test_large_gradients_are_scaled_down_together(tables: str) -> None:
+    def gradients(clip: float | None) -> list[torch.Tensor]:
+        given = tiny.settings({"trainer.optimizer": {"tables": tables, "clip": clip}, "trainer.sharded_tables": ["user_id"]})
+        encoder, criterion = tiny.model(given, backend=SingleBackend())
+        optimizers = Optimizers(given, encoder, criterion)
+        criterion(tiny.step(given, encoder, tiny.batch()))[0].backward()
+        SingleBackend().sync_gradients(optimizers.parameters)
+        optimizers.clip(gradient_norms(optimizers.parameters, encoder.tables(), SingleBackend())["grad_norm"])
+        return [parameter.grad.to_dense() for parameter in optimizers.parameters if parameter.grad is not None]
+
+    whole = gradients(None)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in whole))
+    assert all(gradient.any() for gradient in whole)
+    torch.testing.assert_close(gradients(2 * norm), whole, rtol=0, atol=0)
+    for small, large in zip(gradients(norm / 4), whole, strict=True):
+        torch.testing.assert_close(small, large / 4)
+
+
+def test_only_routed_interests_are_clipped_unless_asked() -> None:
+    def clipped(overrides: dict[str, object]) -> float:
+        given = tiny.settings(overrides)
+        encoder, criterion = tiny.model(given)
+        optimizers = Optimizers(given, encoder, criterion)
+        optimizers.parameters[0].grad = torch.full_like(optimizers.parameters[0], 30.0)
+        optimizers.clip(30.0)
+        return float(optimizers.parameters[0].grad.flatten()[0])
+
+    assert clipped({}) == clipped({"model.encoder": "comirec_sa"}) == 30
+    assert clipped({"model.encoder": "comirec_dr"}) == pytest.approx(5)
+    assert clipped({"model.encoder": "comirec_dr", "trainer.optimizer": {"clip": None}}) == 30
+    assert clipped({"trainer.optimizer": {"clip": 2}}) == pytest.approx(2)
+
+
 def test_a_model_of_tables_alone_trains_and_can_be_stopped() -> None:
     given = tiny.settings({**ROWWISE, "model.encoder": "fm", "base": {"loss": "sampled_softmax"}, "objectives": {}})
     encoder, criterion = tiny.model(given)

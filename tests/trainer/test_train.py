@@ -116,6 +116,16 @@ def test_planted_tastes_are_learned(day: Day, asked: Asked, tables: str) -> None
     assert losses[-1] < losses[0]
 
 
+def test_a_training_clips_its_gradients(day: Day, asked: Asked) -> None:
+    settings, _ = day(trainer={"epochs": 1, "optimizer": {"lr": 0.01, "clip": 1e-12}})  # far below Adam's eps: nothing moves
+    run(asked(settings))
+    (still,) = metrics(settings, "epoch")
+    run(asked(with_trainer(settings, optimizer={"lr": 0.01}), "r2"))
+    (moved,) = metrics(settings, "epoch")
+    assert still["loss"] > moved["loss"] + 0.02
+    assert still["grad_norm"] > 0.01  # as it was before
+
+
 def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     settings = planted_settings(tmp_path / "root", trainer={"epochs": 3, "patience": 1})
     publish(settings, world(num_valid=0))
