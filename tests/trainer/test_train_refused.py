@@ -97,12 +97,12 @@ def test_a_launcher_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "2")
     with pytest.raises(UsageError, match=told):
-        start_backend(launcher)
+        start_backend(launcher, torch.device("cpu"))
 
 
 def test_one_process_is_one_process_whoever_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set it for every job
-    assert start_backend("single").size == 1
+    assert start_backend("single", torch.device("cpu")).size == 1
 
 
 def test_dry_run_prints_the_plan_and_changes_nothing(day: Day, tmp_path: Path) -> None:
