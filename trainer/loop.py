@@ -130,6 +130,7 @@ class Loop:
             raise self._not_finite(batch, number, values)
         model.optimizers.clip(norms["grad_norm"])
         model.optimizers.step()
+        model.criterion.keep_in_range()
         return values
 
     def _not_finite(self, batch: Batch, number: int, values: dict[str, float]) -> TrainingError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from conf.settings import Settings
@@ -46,6 +47,13 @@ class Criterion(nn.Module):
                 parts[f"{name}.{part}"] = value.detach()
         assert total is not None
         return total, parts
+
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """See Objective."""
+        for loss in self.losses.values():
+            assert isinstance(loss, Objective)
+            loss.keep_in_range()
 
 
 def build_objectives(settings: Settings, encoder: Encoder) -> Criterion:

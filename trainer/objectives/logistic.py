@@ -68,7 +68,12 @@ class Logistic(Objective):
         """a cos + b."""
         if not self.learned:
             return SCALE * cosine
-        return self.log_scale.clamp(0, math.log(MAX_SCALE)).exp() * cosine + self.bias
+        return self.log_scale.exp() * cosine + self.bias
+
+    def keep_in_range(self) -> None:
+        """1 <= a <= 100. Clamped in the loss, a parameter beyond would have no gradient and never come back."""
+        if self.learned:
+            self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
 
 def cross_entropy(z_BM: Tensor) -> Tensor:
