@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from conf.fields import EMPTY, MASK, OOV, PAD, Field
 from trainer.backends.backend import SparseTable
-from trainer.randomness import fill_uniform_, keep_mask
+from trainer.randomness import fill_normal_, fill_uniform_, keep_mask
 
 
 class Table(nn.Module):
@@ -90,14 +90,17 @@ class Dense(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear layer without bias: Xavier uniform weights."""
+    """Linear layer without bias: Xavier uniform weights, or N(0, std^2)."""
 
-    def __init__(self, num_in: int, num_out: int) -> None:
+    def __init__(self, num_in: int, num_out: int, std: float | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+        self.std, self.weight = std, nn.Parameter(torch.empty(num_out, num_in))
 
     def reset(self, seed: int, name: str) -> None:
         """Fill the weight."""
+        if self.std is not None:
+            fill_normal_(self.weight, self.std, seed, f"{name}.weight")
+            return
         fill_uniform_(self.weight, (6 / sum(self.weight.shape)) ** 0.5, seed, f"{name}.weight")
 
     def forward(self, x: Tensor) -> Tensor:
