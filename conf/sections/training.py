@@ -13,6 +13,7 @@ class Embedding(Section):
 
     dim: Positive | None = Field(None, description="width of a field embedding; null = model.dim")
     init: float = Field(0.05, gt=0, description="tables start uniform in (-init, init); ICAN's")
+    mask: Literal["learned", "zero"] = Field("learned", description="what a hidden field shows: a learned row, Yao et al. | zeros, MicRec")
 
 
 class ModelFields(Section):
@@ -38,6 +39,9 @@ class Model(Section):
     )
     dropout: Share = Field(0.2, description="dropout on the concatenated embeddings; MIC 4.3")
     history: int = Field(20, ge=1, le=63, description="clicks of history, L; MicRec 5.3")
+    history_mask: Literal["drop", "token"] = Field(
+        "drop", description="a dropped click is as if it had not been | the MASK row in its place, which is attended to; decision"
+    )
     embedding: Embedding = Embedding()
     fields: ModelFields = ModelFields()
     comirec: Comirec = Comirec()
@@ -53,6 +57,8 @@ class Model(Section):
                 raise ValueError(f"model.item_tower: id is of {', '.join(ID_ENCODERS)}; {self.encoder} has a tower for items")
             if self.embedding.dim not in (None, self.dim):
                 raise ValueError(f"model.item_tower: id needs embeddings as wide as vectors: model.embedding.dim null or {self.dim}")
+        if self.history_mask == "token" and self.embedding.mask == "zero":
+            raise ValueError("model.history_mask: token shows a learned row; set model.embedding.mask: learned")
         width = self.embedding.dim or self.dim
         heads = {"ican": self.ican.heads, "sasrec": self.sasrec.heads}.get(self.encoder, 1)
         if width % heads:

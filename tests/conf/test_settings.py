@@ -176,6 +176,7 @@ def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
         ("model: {fields: {user: [age, age]}}", "unknown field 'age'"),
         ("model: {fields: {user: [city, city]}}", "named twice"),
         ("model: {fields: {item: [tags]}}", "item_id is needed"),
+        ("model: {history_mask: token, embedding: {mask: zero}}", "token shows a learned row; set model.embedding.mask: learned"),
         ("trainer: {sharded_tables: [sku]}", "'sku' is no field of the towers; known: user_id, "),
         ("model: {history: 64}", "less than or equal to 63"),
         ("base: {negatives: mixed}", "uniform or in_batch ones only"),

@@ -143,10 +143,11 @@ def dropout(x_BE: Tensor, drop: float, noise_B: Tensor | None) -> Tensor:
     return x_BE * keep_mask(noise_B, x_BE.shape[1], drop) / (1 - round(drop * 65536) / 65536)
 
 
-def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tensor | None) -> dict[str, Tensor]:
-    """The ids of each field with MASK where the field's bit is set, and OOV for a multi field without a value.
+def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tensor | None, hidden: int = MASK) -> dict[str, Tensor]:
+    """The ids of each field with `hidden` where the field's bit is set, and OOV for a multi field without a value.
 
-    ids[name]: int[B] (single) or int[B, M] (multi). Masking comes before the lookup: the encoder sees one learned row instead.
+    ids[name]: int[B] (single) or int[B, M] (multi). Masking comes before the lookup: the encoder sees one learned row instead (MASK), or
+    zeros (PAD).
     """
     out: dict[str, Tensor] = {}
     for bit, field in enumerate(fields):
@@ -155,7 +156,7 @@ def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tenso
             values = _lone(values, (values == PAD).all(dim=1), OOV)
         if mask_B is not None:
             chosen_B = ((mask_B >> bit) & 1).bool()
-            values = _lone(values, chosen_B, MASK) if values.dim() == 2 else values.masked_fill(chosen_B, MASK)
+            values = _lone(values, chosen_B, hidden) if values.dim() == 2 else values.masked_fill(chosen_B, hidden)
         out[field.name] = values
     return out
 
