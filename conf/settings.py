@@ -166,6 +166,10 @@ class Settings(Section):
     def _loss_faults(self) -> Iterator[str]:
         if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
             yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
+        if self.base.known_clicks == "train" and self.base.negatives != "uniform":
+            yield "base.known_clicks: train is of uniform negatives; set base.negatives: uniform, or known_clicks: history"
+        if self.base.known_clicks == "train" and self.split.refit:
+            yield "base.known_clicks: train would know the valid clicks, which split.refit puts among a user's items; set history"
         trained = self.objectives.trained
         cosine = [f"objectives.{name}" for name in ("mic", "masked_views") if name in trained]
         if self.base.loss == "logistic" and self.base.weight > 0:

@@ -79,12 +79,26 @@ class Base(Section):
         "uniform",
         description="uniform per row | one shared uniform set | the batch | batch and shared set (logistic: uniform | in_batch)",
     )
-    num_negatives: Positive = Field(4, description="uniform negatives per positive, or the size of the shared set; 4 logistic, decision")
+    num_negatives: Positive | None = Field(
+        None,
+        description="uniform negatives per positive, or the size of the shared set; null = 20, ICAN's; of logistic 4, decision",
+    )
+    known_clicks: Literal["history", "train"] = Field(
+        "history", description="uniform negatives are none of the row's history and target | nor of its user's train items; MicRec 3.6"
+    )
     scale: Literal["fixed", "learned"] = Field("learned", description="logistic: z = a*cos + b with a, b learned from 10, 0; decision")
     temperature: float = Field(
         1.0, ge=0.02, description="sampled_softmax: logits are divided by it; 1 with inner products, 0.1 with cosine"
     )
     logq: bool = Field(True, description="subtract ln q from in-batch columns; Yi et al. 2019")
+    logq_positive: bool = Field(
+        True, description="with logq, from the clicked item's, too; Yi et al. 2019; false: not, as it is always there"
+    )
+
+    @property
+    def num_drawn(self) -> int:
+        """num_negatives, where null is said by the loss."""
+        return self.num_negatives or (4 if self.loss == "logistic" else 20)
 
 
 class Mic(Section):

@@ -126,6 +126,18 @@ def test_a_training_clips_its_gradients(day: Day, asked: Asked) -> None:
     assert still["grad_norm"] > 0.01  # as it was before
 
 
+def test_negatives_know_the_users_train_items_if_asked(day: Day, asked: Asked) -> None:
+    settings, _ = day(trainer={"epochs": 1})
+    run(asked(settings, "r1"))
+    by_history = model(settings).content_hash
+    knowing = settings.model_dump(mode="json")
+    knowing["base"]["known_clicks"] = "train"
+    settings = Settings.model_validate(knowing)
+    run(asked(settings, "r2"))
+    assert model(settings).run_id == "r2"
+    assert model(settings).content_hash != by_history  # users have more train items than fit in a history
+
+
 def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     settings = planted_settings(tmp_path / "root", trainer={"epochs": 3, "patience": 1})
     publish(settings, world(num_valid=0))

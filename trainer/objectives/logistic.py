@@ -31,7 +31,7 @@ class Logistic(Objective):
     def __init__(self, settings: Settings, encoder: Encoder) -> None:
         super().__init__()
         self.weights = {"loss": settings.base.weight}
-        self.num_negatives, self.in_batch = settings.base.num_negatives, settings.base.negatives == "in_batch"
+        self.num_negatives, self.in_batch = settings.base.num_drawn, settings.base.negatives == "in_batch"
         self.learned = settings.base.scale == "learned"
         if self.learned:
             self.log_scale, self.bias = nn.Parameter(torch.empty(())), nn.Parameter(torch.empty(()))
