@@ -108,8 +108,7 @@ class Settings(Section):
             yield "session.kind: gap needs clock times, but source.ts_format is order; set session.kind: user"
         if self.source.ts_format == "order" and self.split.kind == "temporal":
             yield "split.kind: temporal needs clock times, but source.ts_format is order; set split.kind: last_k"
-        if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
-            yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
+        yield from self._loss_faults()
         if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"
         if self.trainer.clicks_per_row > 1:
@@ -163,6 +162,23 @@ class Settings(Section):
             yield f"merge.category_field: {merge.category_field!r} is no item field of the model; known: {', '.join(fields) or 'none'}"
         if merge.category_field is None and (merge.kind == "diverse" or merge.max_per_category is not None):
             yield f"merge.category_field: {'kind diverse' if merge.kind == 'diverse' else 'max_per_category'} needs it; name an item field"
+
+    def _loss_faults(self) -> Iterator[str]:
+        if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
+            yield "base.negatives: the logistic loss takes uniform or in_batch ones only"
+        if self.base.known_clicks == "train" and self.base.negatives != "uniform":
+            yield "base.known_clicks: train is of uniform negatives; set base.negatives: uniform, or known_clicks: history"
+        if self.base.known_clicks == "train" and self.split.refit:
+            yield "base.known_clicks: train would know the valid clicks, which split.refit puts among a user's items; set history"
+        trained = self.objectives.trained
+        cosine = [f"objectives.{name}" for name in ("mic", "masked_views") if name in trained]
+        if self.base.loss == "logistic" and self.base.weight > 0:
+            cosine.insert(0, "base.loss: logistic")
+        if self.model.encoder == "fm" and not self.model.fm.sum_only and cosine:
+            found = f"{', '.join(cosine)} by cosine"
+            yield f"model.fm.sum_only: exact FM compares by inner product alone, but {found}; set it to true, or another loss"
+        if self.base.weight == 0 and not trained:
+            yield "base.weight: is 0, and no objective has a part with a weight: nothing to train on; set it, or objectives.mic: {}"
 
     def _several_clicks_faults(self) -> Iterator[str]:
         if self.model.encoder != "sasrec" or self.base.loss != "sampled_softmax":

@@ -62,7 +62,10 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Catalogue(FeatureTable):
-    """Every item ever seen. related: by table (cooc, cooc_pairs, sem_nn), those that an objective asks for; `arrays` leaves them out."""
+    """Every item ever seen.
+
+    related: by table (cooc, cooc_pairs, sem_nn; user_state, by user), those that a loss asks for; `arrays` leaves them out.
+    """
 
     related: Mapping[str, Related] = field(default_factory=dict)
 

@@ -103,7 +103,8 @@ class Fit:
         progress = self._progress
         first = progress.step
         self._mine(progress.epoch * steps + first)
-        with closing(self._loop.epoch(progress.epoch, start=first, steps=steps, watch=LOG_STEPS)) as taken:
+        best = {} if progress.best_recall is None else {f"best recall@{self._settings.valid_at}": progress.best_recall}
+        with closing(self._loop.epoch(progress.epoch, start=first, steps=steps, watch=LOG_STEPS, beside=best)) as taken:
             for values in taken:
                 progress.step += 1
                 self._window.add(values)

@@ -77,19 +77,21 @@ class Loop:
     dump: Callable[[str, dict[str, Any]], str]
     miner: Miner | None = None
 
-    def epoch(self, epoch: int, *, start: int, steps: int, watch: int) -> Generator[dict[str, float], None, None]:
+    def epoch(
+        self, epoch: int, *, start: int, steps: int, watch: int, beside: Mapping[str, float] | None = None
+    ) -> Generator[dict[str, float], None, None]:
         """Take steps start..steps of the epoch; after each, its loss, parts and gradient norms. Close it when leaving early.
 
         The mean over ranks of each is the global value. Every `watch` steps of the epoch, and at its last one, what `watched` tells is
-        there, too.
+        there, too. beside: what the bar on the terminal shows beside the loss.
         """
         self.model.encoder.train()
         show = self.backend.rank == 0 and sys.stderr.isatty()
-        with self.batches.epoch(epoch, start=start) as batches, progress(epoch, start, steps, show=show) as advance:
+        with self.batches.epoch(epoch, start=start) as batches, progress(epoch, start, steps, beside or {}, show=show) as advance:
             for number, batch in zip(range(start, steps), batches, strict=True):
                 values = self.step(batch, epoch * steps + number, watch=(number + 1) % watch == 0 or number + 1 == steps)
                 self.beat()
-                advance()
+                advance(values["loss"])
                 yield values
 
     def step(self, batch: Batch, number: int, *, watch: bool = False) -> dict[str, float]:
@@ -126,7 +128,9 @@ class Loop:
         values = {"loss": loss, **{name: float(part) for name, part in parts.items()}, **norms, **seen}
         if not math.isfinite(norms["grad_norm"]):
             raise self._not_finite(batch, number, values)
+        model.optimizers.clip(norms["grad_norm"])
         model.optimizers.step()
+        model.criterion.keep_in_range()
         return values
 
     def _not_finite(self, batch: Batch, number: int, values: dict[str, float]) -> TrainingError:
@@ -138,15 +142,27 @@ class Loop:
 
 
 @contextmanager
-def progress(epoch: int, start: int, steps: int, *, show: bool) -> Iterator[Callable[[], object]]:
-    """What to call after each step of an epoch: it moves a bar on the terminal, or does nothing."""
+def progress(epoch: int, start: int, steps: int, beside: Mapping[str, float], *, show: bool) -> Iterator[Callable[[float], object]]:
+    """What to call with the loss of each step of an epoch: it moves a bar on the terminal, or does nothing.
+
+    The bar shows the mean of these losses, and what is to stand `beside` it.
+    """
     if not show:
-        yield lambda: None
+        yield lambda loss: None
         return
     from tqdm import tqdm  # where nobody looks it need not be installed
 
+    total = 0.0
     with tqdm(total=steps, initial=start, desc=f"epoch {epoch}", unit="step", leave=False) as bar:
-        yield bar.update
+
+        def advance(loss: float) -> None:
+            nonlocal total
+            total += loss
+            means = {"loss": total / (bar.n - start + 1), **beside}
+            bar.set_postfix_str(", ".join(f"{name}={value:.4f}" for name, value in means.items()), refresh=False)
+            bar.update()
+
+        yield advance
 
 
 def poison(parameters: Sequence[nn.Parameter]) -> None:

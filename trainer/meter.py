@@ -59,7 +59,7 @@ def line(kind: str, epoch: int, step: int, values: Mapping[str, float | int | No
 
     kind: "step" (averages over the last steps) or "epoch" (over the epoch; with validation recall where there is any). epoch: from 0.
     step: global steps done. loss and its parts "<loss>.<part>" are unweighted means over rows of the global batch, loss is their
-    weighted total. grad_norm: of all gradients, of the dense ones and of the tables. "watch.<name>": see trainer.diagnostics; of the
+    weighted total. grad_norm: of all gradients, the dense ones, the tables; unclipped. "watch.<name>": see trainer.diagnostics; of the
     last step of a "step" line, and the mean of these in an "epoch" line.
     """
     return json.dumps({"kind": kind, "epoch": epoch, "step": step, **rounded(values)})

@@ -11,6 +11,7 @@ from trainer.backends import Shard, is_sparse_table
 from trainer.encoders.encoder import Encoder
 
 ROWWISE_LR = 0.05
+ROUTED_CLIP = 5.0  # of comirec_dr; decision
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -51,10 +52,15 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Adam for the dense weights and for tables with whole gradients, row-wise Adagrad for those with gradients by rows."""
+    """Adam for the dense weights and for tables with whole gradients; row-wise Adagrad or SparseAdam for those with gradients by rows.
+
+    SparseAdam: Adam on the rows in use, whose moments stand still where a row is not.
+    """
 
     def __init__(self, settings: Settings, encoder: Encoder, criterion: nn.Module) -> None:
         given = settings.trainer.optimizer
+        routed = settings.model.encoder == "comirec_dr"
+        self._most = (ROUTED_CLIP if routed else None) if given.clip == "auto" else given.clip
         tables = encoder.tables()
         ids = {id(table) for table in tables}
         dense = [p for module in (encoder, criterion) for p in module.parameters() if id(p) not in ids]
@@ -67,7 +73,9 @@ class Optimizers:
             {"params": parameters, "lr": lr} for parameters, lr in ((dense, given.lr), (whole, given.tables_lr or given.lr)) if parameters
         ]
         self.parts: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups, fused=True)} if groups else {}
-        if by_rows:
+        if by_rows and given.tables == "sparse_adam":
+            self.parts["sparse_adam"] = torch.optim.SparseAdam(by_rows, lr=given.tables_lr or given.lr)
+        elif by_rows:
             self.parts["rowwise_adagrad"] = RowwiseAdagrad(by_rows, lr=given.tables_lr or ROWWISE_LR)
 
     def zero_grad(self) -> None:
@@ -76,6 +84,14 @@ class Optimizers:
             parameter.grad = None
             if isinstance(parameter, Shard):
                 parameter.pending.clear()
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients of `parameters` down to the norm that trainer.optimizer.clip allows; norm: of all of them, on all ranks."""
+        if self._most is None or norm <= self._most:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                (parameter.grad._values() if parameter.grad.is_sparse else parameter.grad).mul_(self._most / norm)
 
     def step(self) -> None:
         """Apply the gradients of `parameters`."""
@@ -108,5 +124,5 @@ class Optimizers:
             parameters = [parameter for group in part.param_groups for parameter in group["params"]]
             for number, parameter in enumerate(parameters):
                 state = part.state[parameter] if isinstance(parameter, Shard) and parameter in part.state else {}
-                found += [(name, number, key) for key, value in state.items() if value.dim()]
+                found += [(name, number, key) for key, value in state.items() if isinstance(value, Tensor) and value.dim()]
         return found

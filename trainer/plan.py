@@ -67,12 +67,9 @@ class _FirstOf(SingleBackend):
 def losses(settings: Settings) -> str:
     """The losses with their weights in the total: '0.7 logistic + 0.3 mic (uv 1, uu 1, vv 1)'."""
     words = [f"{settings.base.weight:g} {settings.base.loss}"]
-    for name in type(settings.objectives).model_fields:
-        section = getattr(settings.objectives, name)
-        if section is not None and section.weight > 0:
-            weights = {key: getattr(section, key) for key in ("uv", "uu", "vv", "fea", "sem", "sess") if hasattr(section, key)}
-            parts = [f"{key} {weight if weight == 'learned' else f'{weight:g}'}" for key, weight in weights.items()]
-            words.append(f"{section.weight:g} {name}" + (f" ({', '.join(parts)})" if parts else ""))
+    for name, weights in settings.objectives.trained.items():
+        parts = [f"{key} {weight if isinstance(weight, str) else f'{weight:g}'}" for key, weight in weights.items()]
+        words.append(f"{getattr(settings.objectives, name).weight:g} {name}" + (f" ({', '.join(parts)})" if parts else ""))
     return " + ".join(words)
 
 
@@ -99,8 +96,11 @@ def memory(encoder: Encoder, settings: Settings) -> list[str]:
             dense += _bytes(parameter) * 4  # weight, gradient and Adam's two moments
             continue
         size = _bytes(parameter)
-        by_rows = is_sparse_table(parameter)
-        extra, how = (parameter.shape[0] * parameter.element_size(), "row-wise Adagrad") if by_rows else (3 * size, "Adam and gradient")
+        extra, how = 3 * size, "Adam and gradient"
+        if is_sparse_table(parameter) and settings.trainer.optimizer.tables == "sparse_adam":
+            extra, how = 2 * size, "SparseAdam"
+        elif is_sparse_table(parameter):
+            extra, how = parameter.shape[0] * parameter.element_size(), "row-wise Adagrad"
         lines.append(f"  {name}: {parameter.shape[0]} x {parameter.shape[1]}, weights {_mb(size)}, {how} {_mb(extra)}")
         total += size + extra
     dense += sum(_bytes(parameter) for parameter in criterion.parameters()) * 4

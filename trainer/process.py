@@ -23,17 +23,18 @@ _STARTED_BY = {"HOROVOD_SIZE": ("horovodrun", "horovod"), "WORLD_SIZE": ("torchr
 
 
 def start(trainer: Trainer) -> tuple[Backend, torch.device]:
-    """Threads and determinism of torch, then who the others are and where to compute; raises UsageError as the two below."""
+    """Threads and determinism of torch, then where to compute and who the others are; raises UsageError as the two below."""
     torch.set_num_threads(trainer.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 8 % of a step
-    backend, device = start_backend(trainer.launcher), device_of(trainer.device)
+    device = device_of(trainer.device)  # before NCCL begins, which takes the current GPU
+    backend = start_backend(trainer.launcher, device)
     if device.type == "cuda":  # some of what we use has no deterministic form there
         torch.use_deterministic_algorithms(True, warn_only=True)
     return backend, device
 
 
-def start_backend(launcher: str) -> Backend:
+def start_backend(launcher: str, device: torch.device) -> Backend:
     """The backend of the launcher; raises UsageError where it does not fit how the process was started, or is not installed."""
     name = LAUNCHERS[launcher].backend
     starts = {backend: (program, os.environ.get(variable)) for variable, (program, backend) in _STARTED_BY.items()}
@@ -46,7 +47,7 @@ def start_backend(launcher: str) -> Backend:
         fix = "start it by trichannel train or torchrun, or set trainer.launcher: single"
         raise UsageError("trainer.launcher", [Fault(f"trainer.launcher is {launcher}", "started by plain Python", fix)])
     try:
-        return build_backend(name)
+        return build_backend(name, device)
     except ImportError as error:
         fix = "type scripts/build_horovod and pip install the wheel it names, or set trainer.launcher: ddp or single"
         raise UsageError("trainer.launcher", [Fault(f"{name} is not installed", str(error), fix)]) from error

@@ -31,8 +31,11 @@ class Related:
     up_to: Tensor | None = None
 
     @classmethod
-    def of_pairs(cls, table: pa.Table, num_items: int, *, weighted: bool) -> Self:
-        """From item_i, item_j and (weighted) weight, one row a pair, in any order; raises BadDataError for items that are not known."""
+    def of_pairs(cls, table: pa.Table, num_items: int, *, weighted: bool, num_rows: int | None = None) -> Self:
+        """From item_i, item_j and (weighted) weight, one row a pair, in any order; raises BadDataError for items that are not known.
+
+        num_rows: of what item_i counts, where that is not items.
+        """
         own, other = (table[name].to_numpy().astype(np.int64) for name in ("item_i", "item_j"))
         key = own << 32 | other
         if (np.diff(key) <= 0).any():
@@ -40,7 +43,7 @@ class Related:
             own, other = own[order], other[order]
         else:
             order = None
-        first = _first(own, other, num_items)
+        first = _first(own, other, num_items if num_rows is None else num_rows, num_items)
         if not weighted:
             return cls(first, torch.from_numpy(other.astype(np.int32)))
         weight = table["weight"].to_numpy().astype(np.float64)
@@ -50,10 +53,12 @@ class Related:
     @classmethod
     def of_lists(cls, table: pa.Table, num_items: int) -> Self:
         """From item_idx and neighbours, one row an item, in any order; raises BadDataError for items that are not known."""
-        own = table["item_idx"].to_numpy().astype(np.int64)
-        length = pc.fill_null(pc.list_value_length(table["neighbours"]), 0).to_numpy().astype(np.int64)
-        pairs = {"item_i": np.repeat(own, length), "item_j": pc.list_flatten(table["neighbours"]).to_numpy()}
-        return cls.of_pairs(pa.table(pairs), num_items, weighted=False)
+        return cls.of_pairs(_pairs(table["item_idx"], table["neighbours"]), num_items, weighted=False)
+
+    @classmethod
+    def of_users(cls, table: pa.Table, num_users: int, num_items: int) -> Self:
+        """From user_idx and items, one row a user, in any order: row i is of user i. Raises as of_pairs."""
+        return cls.of_pairs(_pairs(table["user_idx"], table["items"]), num_items, weighted=False, num_rows=num_users)
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> Self:
@@ -108,12 +113,17 @@ class Related:
         return low
 
 
-def _first(own: Array, other: Array, num_items: int) -> Tensor:
-    for name, values in (("item_i", own), ("item_j", other)):
-        if len(values) and (values.min() < 1 or values.max() > num_items):
-            fault = Fault(f"{name} holds {values.min()} to {values.max()}", f"items are 1 to {num_items}", _AGAIN)
+def _pairs(own: pa.ChunkedArray, lists: pa.ChunkedArray) -> pa.Table:
+    length = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    return pa.table({"item_i": np.repeat(own.to_numpy().astype(np.int64), length), "item_j": pc.list_flatten(lists).to_numpy()})
+
+
+def _first(own: Array, other: Array, num_rows: int, num_items: int) -> Tensor:
+    for name, values, num in (("item_i", own, num_rows), ("item_j", other, num_items)):
+        if len(values) and (values.min() < 1 or values.max() > num):
+            fault = Fault(f"{name} holds {values.min()} to {values.max()}", f"known are 1 to {num}", _AGAIN)
             raise BadDataError("related items", [fault])
-    return torch.from_numpy(np.searchsorted(own, np.arange(num_items + 2)))
+    return torch.from_numpy(np.searchsorted(own, np.arange(num_rows + 2)))
 
 
 def _up_to(weight: Array, first: Array) -> npt.NDArray[np.float32]:

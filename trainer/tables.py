@@ -57,7 +57,7 @@ class Tables:
         if any(field.role == "multi" for field in registry.user):
             users = read_users(user_feat, registry, shared)
         return cls(
-            catalogue=replace(catalogue, related=related(store, manifests, catalogue.num_items, shared)),
+            catalogue=replace(catalogue, related=related(store, manifests, settings, catalogue.num_items, shared)),
             users=users,
             eligible=items["eligible"],
             vocab_sizes=vocab_sizes(manifests, settings),
@@ -80,8 +80,10 @@ def read_users(user_feat: Sequence[str], registry: Registry, shared: Shared) -> 
     return UserTable.of(shared.once(lambda: UserTable.from_arrow(read_table(user_feat), registry).arrays()))
 
 
-def related(store: Store, manifests: Mapping[str, Manifest], num_items: int, shared: Shared) -> dict[str, Related]:
-    """Those of cooc, cooc_pairs and sem_nn that are among the inputs; cooc_pairs only where it holds all pairs. Collective."""
+def related(store: Store, manifests: Mapping[str, Manifest], settings: Settings, num_items: int, shared: Shared) -> dict[str, Related]:
+    """Those of cooc, cooc_pairs and sem_nn that are among the inputs, cooc_pairs only where it holds all pairs; user_state where the base
+    loss asks for users' train items. Collective.
+    """
 
     def pairs(name: str, *columns: str) -> Callable[[], dict[str, Tensor]]:
         weighted = "weight" in columns
@@ -96,6 +98,9 @@ def related(store: Store, manifests: Mapping[str, Manifest], num_items: int, sha
     if "sem_nn" in manifests:
         files = store.files_of(manifests["sem_nn"])
         builds["sem_nn"] = lambda: Related.of_lists(read_table(files, ["item_idx", "neighbours"]), num_items).arrays()
+    if settings.base.known_clicks == "train":
+        states, num_users = store.files_of(manifests["user_state"]), manifests["user_feat"].rows
+        builds["user_state"] = lambda: Related.of_users(read_table(states, ["user_idx", "items"]), num_users, num_items).arrays()
     return {name: Related.of(shared.once(build)) for name, build in builds.items()}
 
 

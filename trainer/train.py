@@ -221,9 +221,13 @@ class Work:
         if settings.trainer.mlflow is not None:
             self.log(PUBLISHED, model=model_id, run=record.run_id, ds=asked.ds, variant=asked.variant)
         self.checkpoints.clear()
-        recall = "none" if progress.best_recall is None else f"{progress.best_recall:.4f}"
         line = f"published {JOB} ds={asked.ds} run={record.run_id} seconds={self.timer.seconds:.1f} model={model_id}"
-        self._finish(record, "ok", f"{line} epochs={progress.epoch} valid_recall@{settings.trainer.valid_at}={recall}", counters)
+        best, recall = "none", "none"  # without validation the last epoch is taken
+        if progress.best_recall is not None:
+            best, recall = str(progress.best_epoch), f"{progress.best_recall:.4f}"
+        line += f" epochs={progress.epoch} best_epoch={best} valid_recall@{settings.trainer.valid_at}={recall}"
+        folder = asked.store.uri(asked.store.run_folder("model", asked.ds, record.run_id))
+        self._finish(record, "ok", f"{line} folder={folder}", counters)
 
     def _finish(self, record: Record, state: str, line: str, counters: Mapping[str, Any]) -> None:
         if self.status is not None:

@@ -25,6 +25,9 @@ class Ican(Section):
         "fields", description="what attends: the mean of each item field over the clicks, as in ICAN's code | the clicks"
     )
     attn_only: bool = Field(False, description="unscaled attention alone, as in ICAN's code; false: a transformer block; MicRec eq. 6")
+    activation: Literal["relu", "tanh"] = Field(
+        "relu", description="of the towers: relu, the last layer linear; decision | tanh, the last layer's, too, as in ICAN's code"
+    )
 
 
 class AutoInt(Section):
@@ -38,7 +41,9 @@ class AutoInt(Section):
 class Fm(Section):
     """Factorisation machine (encoder: fm)."""
 
-    sum_only: bool = Field(False, description="plain sums of the fields: for objectives by cosine; false: exact FM, vectors one longer")
+    sum_only: bool = Field(
+        False, description="plain sums of the fields, by cosine, as losses by cosine need; false: exact FM, by inner product, one longer"
+    )
 
 
 class Sasrec(Section):

@@ -1,6 +1,6 @@
 """Settings of the model and how it is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ class Embedding(Section):
 
     dim: Positive | None = Field(None, description="width of a field embedding; null = model.dim")
     init: float = Field(0.05, gt=0, description="tables start uniform in (-init, init); ICAN's")
+    mask: Literal["learned", "zero"] = Field("learned", description="what a hidden field shows: a learned row, Yao et al. | zeros, MicRec")
 
 
 class ModelFields(Section):
@@ -38,6 +39,9 @@ class Model(Section):
     )
     dropout: Share = Field(0.2, description="dropout on the concatenated embeddings; MIC 4.3")
     history: int = Field(20, ge=1, le=63, description="clicks of history, L; MicRec 5.3")
+    history_mask: Literal["drop", "token"] = Field(
+        "drop", description="a dropped click is as if it had not been | the MASK row in its place, which is attended to; decision"
+    )
     embedding: Embedding = Embedding()
     fields: ModelFields = ModelFields()
     comirec: Comirec = Comirec()
@@ -53,6 +57,8 @@ class Model(Section):
                 raise ValueError(f"model.item_tower: id is of {', '.join(ID_ENCODERS)}; {self.encoder} has a tower for items")
             if self.embedding.dim not in (None, self.dim):
                 raise ValueError(f"model.item_tower: id needs embeddings as wide as vectors: model.embedding.dim null or {self.dim}")
+        if self.history_mask == "token" and self.embedding.mask == "zero":
+            raise ValueError("model.history_mask: token shows a learned row; set model.embedding.mask: learned")
         width = self.embedding.dim or self.dim
         heads = {"ican": self.ican.heads, "sasrec": self.sasrec.heads}.get(self.encoder, 1)
         if width % heads:
@@ -73,12 +79,26 @@ class Base(Section):
         "uniform",
         description="uniform per row | one shared uniform set | the batch | batch and shared set (logistic: uniform | in_batch)",
     )
-    num_negatives: Positive = Field(4, description="uniform negatives per positive, or the size of the shared set; 4 logistic, decision")
+    num_negatives: Positive | None = Field(
+        None,
+        description="uniform negatives per positive, or the size of the shared set; null = 20, ICAN's; of logistic 4, decision",
+    )
+    known_clicks: Literal["history", "train"] = Field(
+        "history", description="uniform negatives are none of the row's history and target | nor of its user's train items; MicRec 3.6"
+    )
     scale: Literal["fixed", "learned"] = Field("learned", description="logistic: z = a*cos + b with a, b learned from 10, 0; decision")
     temperature: float = Field(
         1.0, ge=0.02, description="sampled_softmax: logits are divided by it; 1 with inner products, 0.1 with cosine"
     )
     logq: bool = Field(True, description="subtract ln q from in-batch columns; Yi et al. 2019")
+    logq_positive: bool = Field(
+        True, description="with logq, from the clicked item's, too; Yi et al. 2019; false: not, as it is always there"
+    )
+
+    @property
+    def num_drawn(self) -> int:
+        """num_negatives, where null is said by the loss."""
+        return self.num_negatives or (4 if self.loss == "logistic" else 20)
 
 
 class Mic(Section):
@@ -155,12 +175,27 @@ class MaskedViews(Section):
     spread_out: bool = Field(False, description="baseline without masks: items only pushed apart; Zhang et al. 2017")
 
 
+PARTS = {"mic": ("uv", "uu", "vv"), "micrec": ("fea", "sem", "sess")}  # that have a weight each
+
+
 class Objectives(Section):
     """Contrastive objectives added to the base loss; null = off."""
 
     mic: Mic | None = Field(None, description="cross-channel contrast; MIC 3.4")
     micrec: MicRec | None = Field(None, description="contrast among items by features, content and sessions; MicRec 3.3-3.5")
     masked_views: MaskedViews | None = Field(None, description="contrast of masked views of items; Yao et al. 2021")
+
+    @property
+    def trained(self) -> dict[str, dict[str, ChannelWeight]]:
+        """Weights of the parts of each objective that adds to the loss: it has a weight and, of parts that have their own, one has."""
+        found = {}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.weight > 0:
+                weights: dict[str, ChannelWeight] = {part: getattr(section, part) for part in PARTS.get(name, ())}
+                if not weights or any(weights.values()):
+                    found[name] = weights
+        return found
 
     @property
     def tables(self) -> frozenset[str]:
@@ -233,11 +268,16 @@ class Optimizer(Section):
     """Optimisers and learning rates."""
 
     dense: Literal["adam"] = Field("adam", description="optimiser of the dense weights; MIC 4.3")
-    tables: Literal["auto", "adam", "rowwise_adagrad"] = Field(
-        "auto", description="of the embedding tables; rowwise touches only rows in use: auto, of large ones with few in use; decision"
+    tables: Literal["auto", "adam", "rowwise_adagrad", "sparse_adam"] = Field(
+        "auto",
+        description="of embedding tables; only adam touches rows out of use: auto, rowwise_adagrad of large ones with few in use; decision",
     )
     lr: float = Field(1e-3, gt=0, description="learning rate; MIC 4.3")
     tables_lr: float | None = Field(None, gt=0, description="learning rate of the tables; null = lr, of rowwise_adagrad 0.05")
+    clip: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="largest norm of all gradients together, which are scaled down to it; null = any; auto: 5 of comirec_dr; decision",
+    )
 
 
 class Mlflow(Section):

@@ -176,9 +176,12 @@ def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
         ("model: {fields: {user: [age, age]}}", "unknown field 'age'"),
         ("model: {fields: {user: [city, city]}}", "named twice"),
         ("model: {fields: {item: [tags]}}", "item_id is needed"),
+        ("model: {history_mask: token, embedding: {mask: zero}}", "token shows a learned row; set model.embedding.mask: learned"),
         ("trainer: {sharded_tables: [sku]}", "'sku' is no field of the towers; known: user_id, "),
         ("model: {history: 64}", "less than or equal to 63"),
         ("base: {negatives: mixed}", "uniform or in_batch ones only"),
+        ("base: {known_clicks: train, negatives: in_batch}", "train is of uniform negatives"),
+        ("base: {known_clicks: train}\nsplit: {refit: true}", "train would know the valid clicks"),
         ("split: {kind: user}\nmodel: {fields: {user: [user_id]}}", "cannot be used with split.kind user"),
         ("report: {title_field: name}", "is no item field"),
         ("samples: {layout: sequences}", "set trainer.batches: arrow, or samples.layout: windows"),
@@ -233,6 +236,34 @@ def test_yaml_round_trip(write):
     path = write(to_yaml(settings))
     assert load(path) == settings
     assert "# clicks of history, L; MicRec 5.3" in Path(path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "objectives", ["{mic: null}", "{mic: {weight: 0}}", "{mic: {uv: 0, uu: 0, vv: 0}}", "{micrec: {fea: 0, sem: 0, sess: 0}}"]
+)
+def test_nothing_to_train_on_is_refused_beside_other_faults(write, objectives):
+    text = refused(write(f"base: {{weight: 0, negatives: mixed}}\nobjectives: {objectives}\n"))
+    assert "2 faults" in text
+    assert "base.weight (line 1): is 0, and no objective has a part with a weight: nothing to train on; set it" in text
+    load(write(f"base: {{weight: 0.5}}\nobjectives: {objectives}\n"))
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ("", "base.loss: logistic by cosine"),
+        ("base: {loss: sampled_softmax}\nobjectives: {mic: {}, masked_views: {}}", "but objectives.mic, objectives.masked_views by cosine"),
+    ],
+)
+def test_exact_fm_takes_no_loss_by_cosine(write, losses, found):
+    text = refused(write(f"model:\n  encoder: fm\n{losses}\n"))
+    assert "model.fm.sum_only (line 1): exact FM compares by inner product alone" in text
+    assert found in text
+    load(write(f"model: {{encoder: fm, fm: {{sum_only: true}}}}\n{losses}\n"))
+
+
+def test_exact_fm_takes_losses_by_inner_product(write):
+    load(write("model: {encoder: fm}\nbase: {loss: sampled_softmax}\nobjectives: {micrec: {sem: 0}, mic: {weight: 0}}\n"))
 
 
 # ---- hashes ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,14 @@ def test_movielens() -> None:
     assert load("movielens", ["source.path=elsewhere"]).source.path == "elsewhere"
 
 
+def test_mic_micrec_is_movielens_with_both_papers() -> None:
+    s, other = load("mic_micrec"), load("movielens")
+    assert (s.source, s.split, s.session, s.model, s.trainer) == (other.source, other.split, other.session, other.model, other.trainer)
+    assert s.objectives.trained == {"mic": {"uv": 1, "uu": 1, "vv": 1}, "micrec": {"fea": 1, "sem": 0.3, "sess": 0.1}}
+    assert s.objectives.tables == {"sem_nn", "cooc", "cooc_pairs"}
+    assert s.semantics.kind == "tfidf"
+
+
 def test_sequential_is_movielens_with_another_tower() -> None:
     s, other = load("sequential"), load("movielens")
     assert (s.source, s.split, s.session, s.cooc, s.evaluation) == (other.source, other.split, other.session, other.cooc, other.evaluation)

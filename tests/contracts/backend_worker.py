@@ -19,7 +19,7 @@ from tests.contracts.mined_worker import mined
 from tests.contracts.sharded_worker import sharded
 from tests.trainer import tiny
 from trainer.backends import Backend, SparseTable, build_backend
-from trainer.diagnostics import watched
+from trainer.diagnostics import gradient_norms, watched
 from trainer.optimizers import Optimizers
 
 STEPS = 20
@@ -37,6 +37,8 @@ BOTH = {"views": "both", "uv": "learned", "vv": "learned", "same_side_projection
 PRINTED = {"views": "literal", "same_side": "literal", "set_similarity": "slots"}
 SOFTMAX = {"base.loss": "sampled_softmax", "base.temperature": 0.2}
 ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}}
+SPARSE_ADAM = {"trainer.optimizer": {"tables": "sparse_adam"}}
+CLIPPED = {"trainer.optimizer": {"tables": "rowwise_adagrad", "clip": 0.1}}
 EVERY = {
     **SOFTMAX,
     "objectives.mic": None,
@@ -50,6 +52,8 @@ CASES: dict[str, Case] = {
     "mic float64": Case(MIC, torch.float64),
     "mic with dropout": Case({**MIC, "model.dropout": 0.3}, torch.float64),
     "mic, rowwise tables": Case({**MIC, **ROWWISE}, torch.float64),
+    "mic, sparse adam": Case({**MIC, **SPARSE_ADAM}, torch.float64),
+    "mic, clipped": Case({**MIC, **CLIPPED}, torch.float64),
     "logistic": Case({"objectives.mic": None}, torch.float64),
     "softmax uniform": Case({**SOFTMAX, "objectives.mic": None}, torch.float64),
     "softmax shared": Case({**SOFTMAX, "base.negatives": "shared", "objectives.mic": None, "model.dropout": 0.3}, torch.float64),
@@ -72,9 +76,13 @@ CASES: dict[str, Case] = {
     "fm, rowwise tables": Case({"model.encoder": "fm", "objectives.mic": None, **SOFTMAX, **ROWWISE}, torch.float64),
     "uu only": Case({"base.weight": 0, "objectives.mic": {"uv": 0, "vv": 0}}, torch.float64),
 }
-CURVES = ("mic", "mic, rowwise tables", "logistic", "softmax mixed", "micrec", "mic and micrec", "masked_views")
+OF_LOSSES = ("mic", "logistic", "softmax mixed", "micrec", "mic and micrec", "masked_views")
+CURVES = (*OF_LOSSES, "mic, rowwise tables", "mic, sparse adam", "mic, clipped", "mic, clipped, sharded")
 # The same with tables divided over the workers.
-DIVIDED = {f"{name}, sharded": name for name in ("mic float64", "mic, rowwise tables", "every position", "micrec", "fm, rowwise tables")}
+DIVIDED = {
+    f"{name}, sharded": name
+    for name in ("mic float64", "mic, rowwise tables", "mic, clipped", "every position", "micrec", "fm, rowwise tables")
+}
 FIELDS = ["user_id", "item_id", "category", "tags"]
 CASES |= {name: Case({**CASES[whole].settings, "trainer.sharded_tables": FIELDS}, CASES[whole].dtype) for name, whole in DIVIDED.items()}
 
@@ -120,6 +128,7 @@ def curve(case: Case, backend: Backend) -> Tensor:
         total, _ = criterion(tiny.step(given, encoder, tiny.rows_of(tiny.batch(12, seed=number), mine), backend, number))
         total.backward()
         backend.sync_gradients(optimizers.parameters)
+        optimizers.clip(gradient_norms(optimizers.parameters, encoder.tables(), backend)["grad_norm"])
         optimizers.step()
         losses.append(mean(total, backend))
     return torch.stack(losses)

@@ -18,7 +18,7 @@ from trainer.optimizers import Optimizers
 from trainer.validation import Queries, recall
 
 FIELDS = ["user_id", "item_id"]
-OPTIMIZERS = ("adam", "rowwise_adagrad")
+OPTIMIZERS = ("adam", "rowwise_adagrad", "sparse_adam")
 BEFORE, AFTER = 3, 2  # steps before and after a training is cut
 USERS = (0, 1, 5)  # that are validated: fewer than workers, and not the same number on each
 

@@ -1,11 +1,13 @@
 """What every backend promises, with one process; tests/contracts/test_workers.py shows the same with several."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests.cluster.standalone import free_port
 from trainer.backends import BACKENDS, SparseTable, build_backend
 from trainer.backends.single import SingleBackend
 
@@ -28,6 +30,23 @@ def test_single() -> None:
     assert not backend.sum(x).requires_grad
     assert (backend.rank, backend.size, backend.agree_min(4), backend.agree_any(True), backend.agree_any(False)) == (0, 1, 4, True, False)
     backend.barrier(timeout_s=1)
+
+
+def test_ddp_leaves_gpus_alone_where_the_settings_say_cpu() -> None:
+    # a machine with GPUs, as far as torch tells: what asks for one ends the process
+    code = """
+import torch
+from torch import distributed
+torch.cuda.is_available = lambda: True
+torch.cuda.set_device = lambda device: exit("takes a GPU")
+from conf.sections.training import Trainer
+from trainer.process import start
+backend, device = start(Trainer(launcher="ddp", workers=1, device="cpu"))
+print(device, distributed.get_backend(), backend.size)
+"""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | shared)
+    assert done.stdout == "cpu gloo 1\n", done.stderr
 
 
 def test_missing_gradients_are_filled_in() -> None:

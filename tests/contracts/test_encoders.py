@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conf.fields import MASK
 from conf.settings import Settings
 from tests.trainer import tiny
 from trainer.backends import is_sparse_table
@@ -19,7 +20,7 @@ TABLES = ({"tables": "adam"}, {"tables": "rowwise_adagrad"})
 
 def given(name: str, dropout: float = 0.0, tables: dict[str, str] = TABLES[0]) -> Settings:
     # wide enough that no row finds all ReLUs shut
-    return tiny.settings({"model.encoder": name, "model.hidden": [32], "model.dropout": dropout, "trainer.optimizer": tables})
+    return tiny.settings({**tiny.by_encoder(name), "model.hidden": [32], "model.dropout": dropout, "trainer.optimizer": tables})
 
 
 @pytest.fixture(params=sorted(ENCODERS))
@@ -90,6 +91,43 @@ def test_given_values_take_the_place_of_the_catalogues(encoder: Encoder) -> None
     changed = ~torch.isclose(encoder.item(ids, multi={"tags": last}), clean).all(dim=1)
     several = ((tags > 0).sum(dim=1) > 1) & (tags != tags[:, :1]).logical_and(tags > 0).any(dim=1)
     assert changed[several].all()
+
+
+@pytest.mark.parametrize("mask", ["learned", "zero"])
+def test_a_hidden_field_shows_a_learned_row_or_zeros(name: str, mask: str) -> None:
+    batch, every = tiny.batch(), torch.full((13,), 0b111)
+    encoder = tiny.encoder(tiny.settings({**tiny.by_encoder(name), "model.embedding": {"init": 0.5, "mask": mask}}))
+    assert not torch.isclose(encoder.item(batch["item_idx"], vm=every), encoder.item(batch["item_idx"])).all(dim=1).any()
+    (encoder.user(batch, um=every).square().sum() + encoder.features(batch["item_idx"], vm=every).sum()).backward()
+    for table in (encoder.get_parameter(f"embed.{field}.weight") for field in ("category", "tags")):
+        assert table.grad is not None
+        assert bool(table.grad[1].any()) is (mask == "learned")
+    assert bool((encoder.features(batch["item_idx"], vm=every) == 0).all())  # the learned row starts there, too
+    with torch.no_grad():
+        for table in encoder.tables():
+            table[1] = 1
+    assert encoder.features(batch["item_idx"], vm=every).unique().tolist() == [mask == "learned"]
+
+
+def test_a_dropped_click_is_left_out_or_is_a_token(name: str) -> None:
+    batch = tiny.rows_of(tiny.batch(), (tiny.batch()["hist_len"] > 2).nonzero().flatten().tolist())
+    dropped = torch.ones(len(batch["row"]), dtype=torch.int64)  # the first click
+    item_mask = {"hist": batch["hist"].clone(), "hist_len": batch["hist_len"]}
+    item_mask["hist"][:, 0] = tiny.ITEMS  # its id becomes MASK below
+    users = []
+    for kind in ("drop", "token"):
+        encoder = tiny.encoder(tiny.settings({**tiny.by_encoder(name), "model.hidden": [32], "model.history_mask": kind}))
+        with torch.no_grad():
+            for table in encoder.tables():
+                table[1] = 0.25
+        users.append(encoder.user(batch, uh=dropped))
+        torch.testing.assert_close(encoder.user(batch, uh=torch.zeros_like(dropped)), encoder.user(batch), rtol=0, atol=0)
+    assert not torch.isclose(users[0], users[1]).all(dim=2).any()
+    for field in ("item_id", "category"):  # an item that is MASK in every field
+        encoder.catalogue.single[field][tiny.ITEMS] = MASK
+    encoder.catalogue.multi["tags"][tiny.ITEMS] = torch.tensor([MASK] + [0] * (encoder.catalogue.multi["tags"].shape[1] - 1))
+    others = (batch["hist"][:, 1:] != tiny.ITEMS).all(dim=1)
+    torch.testing.assert_close(users[1][others], encoder.user(batch | item_mask)[others])
 
 
 def test_no_mask_bit_is_the_clean_view(encoder: Encoder) -> None:

@@ -20,7 +20,7 @@ no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_half_precision_is_near_full_precision(name: str) -> None:
-    encoder = tiny.encoder(tiny.settings({"model.encoder": name}))
+    encoder = tiny.encoder(tiny.settings(tiny.by_encoder(name)))
     half, batch = in_precision(encoder, "bf16", CPU), tiny.batch()
     for given, want in (
         (half.user(batch, um=batch["um_b"], uh=batch["uh_b"]), encoder.user(batch, um=batch["um_b"], uh=batch["uh_b"])),

@@ -13,6 +13,7 @@ from trainer.loop import poison
 from trainer.optimizers import Optimizers, RowwiseAdagrad
 
 ROWWISE = {"trainer.optimizer": {"tables": "rowwise_adagrad"}, "model.dropout": 0.2}
+SPARSE_ADAM = {"trainer.optimizer": {"tables": "sparse_adam"}, "model.dropout": 0.2}
 
 
 def test_rowwise_adagrad_by_hand() -> None:
@@ -55,7 +56,7 @@ def trained(overrides: dict[str, object], steps: range, state: dict[str, object]
     return modules, optimizers
 
 
-@pytest.mark.parametrize("overrides", [{"model.dropout": 0.2}, ROWWISE], ids=["adam", "rowwise"])
+@pytest.mark.parametrize("overrides", [{"model.dropout": 0.2}, ROWWISE, SPARSE_ADAM], ids=["adam", "rowwise", "sparse"])
 def test_a_restored_state_continues_bit_for_bit(overrides: dict[str, object], tmp_path: object) -> None:
     whole, _ = trained(overrides, range(6))
     modules, optimizers = trained(overrides, range(3))
@@ -66,7 +67,7 @@ def test_a_restored_state_continues_bit_for_bit(overrides: dict[str, object], tm
 
 
 def test_pad_rows_stay_zero_and_unused_rows_stay_put() -> None:
-    for overrides in ({}, ROWWISE):
+    for overrides in ({}, ROWWISE, SPARSE_ADAM):
         before, _ = trained(overrides, range(0))
         after, _ = trained(overrides, range(4))
         for name, value in after.state_dict().items():
@@ -96,6 +97,7 @@ def test_learning_rates() -> None:
     assert rates({"trainer.optimizer": {"lr": 0.01}}) == [0.01, 0.01]
     assert rates({"trainer.optimizer": {"lr": 0.01, "tables_lr": 0.1}}) == [0.01, 0.1]
     assert rates(ROWWISE) == [0.001, 0.05]
+    assert rates(SPARSE_ADAM) == [0.001, 0.001]
 
 
 def test_each_table_has_the_optimiser_of_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +115,27 @@ def test_each_table_has_the_optimiser_of_its_gradients(monkeypatch: pytest.Monke
     assert all(moved)
 
 
+def test_sparse_adam_touches_the_rows_in_use_and_equals_adam_on_them() -> None:
+    def steps(tables: str) -> list[torch.Tensor]:
+        given = tiny.settings({"trainer.optimizer": {"tables": tables}, "objectives": {}})
+        encoder, criterion = tiny.model(given)
+        optimizers = Optimizers(given, encoder, criterion)
+        seen = []
+        for rows in ([4, 5], [5]):
+            optimizers.zero_grad()
+            (encoder.item(torch.tensor(rows)) * torch.linspace(1, 2, encoder.dim)).sum().backward()
+            SingleBackend().sync_gradients(optimizers.parameters)
+            optimizers.step()
+            seen.append(encoder.get_parameter("embed.item_id.weight").detach().clone())
+        return seen
+
+    adam, sparse = steps("adam"), steps("sparse_adam")
+    torch.testing.assert_close(sparse[0], adam[0])
+    torch.testing.assert_close(sparse[1][8], adam[1][8])  # the id of item 5
+    torch.testing.assert_close(sparse[1][7], sparse[0][7], rtol=0, atol=0)  # that of item 4, out of use in the second step
+    assert not torch.equal(adam[1][7], adam[0][7])
+
+
 def test_sparse_and_dense_tables_get_the_same_gradients() -> None:
     gradients = []
     for tables in ("adam", "rowwise_adagrad"):
@@ -121,6 +144,40 @@ def test_sparse_and_dense_tables_get_the_same_gradients() -> None:
         criterion(tiny.step(given, encoder, tiny.batch()))[0].backward()
         gradients.append({name: copy.copy(p.grad).to_dense() for name, p in encoder.named_parameters() if p.grad is not None})
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
+def test_large_gradients_are_scaled_down_together(tables: str) -> None:
+    def gradients(clip: float | None) -> list[torch.Tensor]:
+        given = tiny.settings({"trainer.optimizer": {"tables": tables, "clip": clip}, "trainer.sharded_tables": ["user_id"]})
+        encoder, criterion = tiny.model(given, backend=SingleBackend())
+        optimizers = Optimizers(given, encoder, criterion)
+        criterion(tiny.step(given, encoder, tiny.batch()))[0].backward()
+        SingleBackend().sync_gradients(optimizers.parameters)
+        optimizers.clip(gradient_norms(optimizers.parameters, encoder.tables(), SingleBackend())["grad_norm"])
+        return [parameter.grad.to_dense() for parameter in optimizers.parameters if parameter.grad is not None]
+
+    whole = gradients(None)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in whole))
+    assert all(gradient.any() for gradient in whole)
+    torch.testing.assert_close(gradients(2 * norm), whole, rtol=0, atol=0)
+    for small, large in zip(gradients(norm / 4), whole, strict=True):
+        torch.testing.assert_close(small, large / 4)
+
+
+def test_only_routed_interests_are_clipped_unless_asked() -> None:
+    def clipped(overrides: dict[str, object]) -> float:
+        given = tiny.settings(overrides)
+        encoder, criterion = tiny.model(given)
+        optimizers = Optimizers(given, encoder, criterion)
+        optimizers.parameters[0].grad = torch.full_like(optimizers.parameters[0], 30.0)
+        optimizers.clip(30.0)
+        return float(optimizers.parameters[0].grad.flatten()[0])
+
+    assert clipped({}) == clipped({"model.encoder": "comirec_sa"}) == 30
+    assert clipped({"model.encoder": "comirec_dr"}) == pytest.approx(5)
+    assert clipped({"model.encoder": "comirec_dr", "trainer.optimizer": {"clip": None}}) == 30
+    assert clipped({"trainer.optimizer": {"clip": 2}}) == pytest.approx(2)
 
 
 def test_a_model_of_tables_alone_trains_and_can_be_stopped() -> None:

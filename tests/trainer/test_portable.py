@@ -19,7 +19,7 @@ Run = Callable[..., Tensor]
 
 
 def written(name: str, folder: Path, kind: str) -> tuple[Encoder, list[Path]]:
-    encoder = tiny.encoder(tiny.settings({"model.encoder": name})).eval()
+    encoder = tiny.encoder(tiny.settings(tiny.by_encoder(name))).eval()
     fields = {key[5:]: None if ids.dim() == 1 else ids.shape[1] for key, ids in tiny.batch().items() if key.startswith("user.")}
     return encoder, write(towers_of(encoder, history=tiny.LENGTH, fields=fields), folder, kind)
 

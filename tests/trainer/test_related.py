@@ -61,6 +61,15 @@ def test_of_lists_holds_the_pairs_of_the_lists() -> None:
     assert found.contains(torch.tensor([5]), torch.tensor([[4, 8, 5]])).tolist() == [[True, True, False]]
 
 
+def test_of_users_holds_their_items() -> None:
+    table = pa.table({"user_idx": [3, 1], "items": [[9, 2, 9], []]})
+    found = Related.of_users(table, 4, 9)
+    users, items = torch.arange(1, 5), torch.arange(1, 10).expand(4, 9)
+    assert found.contains(users, items).nonzero().tolist() == [[2, 1], [2, 8]]
+    with pytest.raises(BadDataError, match="item_i holds 3 to 3"):
+        Related.of_users(table, 2, 9)
+
+
 def test_empty_table() -> None:
     found = Related.of_pairs(pairs([]), 4, weighted=True)
     assert not found.contains(torch.tensor([1, 4]), torch.tensor([[2, 3], [1, 2]])).any()

@@ -3,10 +3,12 @@
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from conf.command import Request
 from conf.files import hash_file
@@ -55,6 +57,9 @@ def test_a_training_publishes_a_model(day: Day, asked: Asked, capsys: pytest.Cap
 
     assert shown.out.startswith(f"published train ds={DS} run=r1 ")
     assert len(shown.out.splitlines()) == 1
+    counters = manifest.counters
+    told = f" epochs=2 best_epoch={counters['best_epoch']} valid_recall@10={counters['recall@10']:.4f} folder={store.folder_of(manifest)}"
+    assert shown.out.endswith(f" model={manifest.facts['model_id']}{told}\n")
     events = [json.loads(line)["event"] for line in shown.err.splitlines()]
     assert events == ["begin", "epoch", "epoch", "stage"]
     status = store.read_status("r1")
@@ -98,7 +103,7 @@ def test_petastorm_and_arrow_train_the_same_model(day: Day, asked: Asked) -> Non
     assert (model(settings).run_id, model(settings).content_hash) == ("r2", by_petastorm)
 
 
-@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad", "sparse_adam"])
 def test_planted_tastes_are_learned(day: Day, asked: Asked, tables: str) -> None:
     trainer = {"epochs": 6, "valid_at": 20, "optimizer": {"lr": 0.01, "tables": tables}}
     settings, made = day(trainer=trainer, objectives={"mic": {}}, channels={"seen": "none"})
@@ -111,10 +116,33 @@ def test_planted_tastes_are_learned(day: Day, asked: Asked, tables: str) -> None
     assert losses[-1] < losses[0]
 
 
-def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path, asked: Asked) -> None:
+def test_a_training_clips_its_gradients(day: Day, asked: Asked) -> None:
+    settings, _ = day(trainer={"epochs": 1, "optimizer": {"lr": 0.01, "clip": 1e-12}})  # far below Adam's eps: nothing moves
+    run(asked(settings))
+    (still,) = metrics(settings, "epoch")
+    run(asked(with_trainer(settings, optimizer={"lr": 0.01}), "r2"))
+    (moved,) = metrics(settings, "epoch")
+    assert still["loss"] > moved["loss"] + 0.02
+    assert still["grad_norm"] > 0.01  # as it was before
+
+
+def test_negatives_know_the_users_train_items_if_asked(day: Day, asked: Asked) -> None:
+    settings, _ = day(trainer={"epochs": 1})
+    run(asked(settings, "r1"))
+    by_history = model(settings).content_hash
+    knowing = settings.model_dump(mode="json")
+    knowing["base"]["known_clicks"] = "train"
+    settings = Settings.model_validate(knowing)
+    run(asked(settings, "r2"))
+    assert model(settings).run_id == "r2"
+    assert model(settings).content_hash != by_history  # users have more train items than fit in a history
+
+
+def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     settings = planted_settings(tmp_path / "root", trainer={"epochs": 3, "patience": 1})
     publish(settings, world(num_valid=0))
     run(asked(settings))
+    assert " epochs=3 best_epoch=none valid_recall@10=none folder=" in capsys.readouterr().out
     counters = model(settings).counters
     assert (counters["epochs"], counters["best_epoch"], counters["recall@10"]) == (3, None, None)
     assert all("recall@10" not in line for line in metrics(settings))
@@ -142,9 +170,13 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_gets_a_progress_bar(day: Day, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, _ = day(trainer={"epochs": 1})
+    settings, _ = day(trainer={"epochs": 2})
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("tqdm.tqdm", partial(tqdm, mininterval=0, miniters=1))  # every step is drawn
     run(asked(settings))
-    assert "epoch 0:" in terminal.getvalue()
-    assert "/25 [" in terminal.getvalue()
+    epochs = metrics(settings, "epoch")
+    first, second = (terminal.getvalue().rpartition(f"epoch {number}:")[2] for number in (0, 1))
+    assert "25/25 [" in first
+    assert f", loss={epochs[0]['loss']:.4f}]" in first
+    assert f", loss={epochs[1]['loss']:.4f}, best recall@10={epochs[0]['recall@10']:.4f}]" in second

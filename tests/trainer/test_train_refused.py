@@ -13,9 +13,12 @@ from conf.command import Request
 from conf.errors import BadDataError, LockedError, NotReadyError, TrainingError, UsageError
 from conf.settings import Settings, load
 from conf.storage import Store
+from tests.trainer import tiny
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
 from tests.trainer.trained import command
 from trainer.checkpoints import INDEX, work_folder
+from trainer.encoders import build_encoder
+from trainer.plan import memory
 from trainer.process import start_backend
 from trainer.train import run
 
@@ -94,12 +97,12 @@ def test_a_launcher_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "2")
     with pytest.raises(UsageError, match=told):
-        start_backend(launcher)
+        start_backend(launcher, torch.device("cpu"))
 
 
 def test_one_process_is_one_process_whoever_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set it for every job
-    assert start_backend("single").size == 1
+    assert start_backend("single", torch.device("cpu")).size == 1
 
 
 def test_dry_run_prints_the_plan_and_changes_nothing(day: Day, tmp_path: Path) -> None:
@@ -114,6 +117,17 @@ def test_dry_run_prints_the_plan_and_changes_nothing(day: Day, tmp_path: Path) -
     assert "workers: 3, each 16 rows a step" in done.stdout
     assert "embed.item_id.weight: 84 x 16" in done.stdout
     assert sorted(str(p) for p in (tmp_path / "root").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("tables", "extra", "how"),
+    [("adam", 3 * 16, "Adam and gradient"), ("rowwise_adagrad", 1, "row-wise Adagrad"), ("sparse_adam", 2 * 16, "SparseAdam")],
+)
+def test_the_plan_counts_what_an_optimiser_keeps_of_a_table(tables: str, extra: int, how: str) -> None:
+    given = tiny.settings({"model.dim": 16, "trainer.optimizer": {"tables": tables}})
+    encoder = build_encoder(given, given.registry(), tiny.catalogue(given), {**tiny.VOCAB, "item_id": 2**17})
+    (line,) = (line for line in memory(encoder, given) if "embed.item_id" in line)
+    assert line == f"  embed.item_id.weight: 131072 x 16, weights 8.0 MB, {how} {extra / 2:.1f} MB"
 
 
 def test_the_plan_of_tables_that_are_not_there(tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:

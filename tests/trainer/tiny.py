@@ -51,6 +51,11 @@ def settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     return Settings.model_validate(data)
 
 
+def by_encoder(name: str) -> dict[str, Any]:
+    """Overrides for an encoder, with a loss that it can have: exact FM none by cosine."""
+    return {"model.encoder": name} | ({"base.loss": "sampled_softmax", "objectives.mic": None} if name == "fm" else {})
+
+
 def item_feat() -> pa.Table:
     # items 8 and 9 are rare: OOV id. Item 3 has no tags.
     return pa.table(

@@ -28,12 +28,9 @@ _FOREVER = timedelta(days=7)  # how long the others may take is for the watchdog
 class DdpBackend(Backend):
     """One rank of dist.get_world_size(). Raises whatever torch.distributed raises when the process was not started by torchrun."""
 
-    def __init__(self) -> None:
-        has_gpu = torch.cuda.is_available()
-        if has_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    def __init__(self, device: torch.device) -> None:
         _end_with_torchrun()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_FOREVER)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_FOREVER)
         atexit.register(dist.destroy_process_group)
         self.rank: int = dist.get_rank()
         self.size: int = dist.get_world_size()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from conf.fields import EMPTY, PAD, Field, Registry
+from conf.fields import EMPTY, MASK, PAD, Field, Registry
 from conf.settings import Settings
 from trainer.catalogue import Catalogue
 from trainer.encoders.encoder import Batch, Encoder
@@ -15,12 +15,12 @@ LARGE, FEW = 100_000, 10  # decision
 
 
 def new_table(settings: Settings, field: Field, num_rows: int, width: int) -> Table:
-    """The table of a field; of whole gradients and Adam, or of gradients by rows and row-wise Adagrad (trainer.optimizer.tables).
+    """The table of a field; of whole gradients and Adam, or of gradients by rows and an optimiser of rows (trainer.optimizer.tables).
 
     auto takes rows where a table is large and a step uses few of them: 100,000 rows or more, of which a batch looks up a tenth at
     most, were all its ids different.
     """
-    sparse = settings.trainer.optimizer.tables == "rowwise_adagrad"
+    sparse = settings.trainer.optimizer.tables in ("rowwise_adagrad", "sparse_adam")
     if settings.trainer.optimizer.tables == "auto":
         values = field.max_len if field.role == "multi" else 1
         ids_a_row = values * (settings.model.history + 1 if field.side == "item" else 1)
@@ -33,7 +33,8 @@ class FieldEncoder(Encoder):
 
     width: W, of an embedding. item_fields: those of the registry that the item side uses: the id alone where model.item_tower is id.
     activation: of the hidden layers. Unless an encoder has a way of its own, a tower is one module over the concatenated embeddings of
-    its fields, on which dropout falls; the user's end with the mean of the history's item_id embeddings.
+    its fields, on which dropout falls; the user's end with the mean of the history's item_id embeddings. hidden: id that a hidden field
+    shows. tokens: whether a dropped click shows MASK, instead of being left out.
     """
 
     activation: type[nn.Module] = nn.ReLU
@@ -45,6 +46,8 @@ class FieldEncoder(Encoder):
         model = settings.model
         self.width = model.embedding.dim or model.dim
         self.dim, self.drop, self.interests = model.dim, model.dropout, 1
+        self.hidden = MASK if model.embedding.mask == "learned" else PAD
+        self.tokens = model.history_mask == "token"
         self.registry, self.catalogue = registry, catalogue  # features are looked up, not learned: no part of the weights
         self.item_fields = tuple(field for field in registry.item if field.name == "item_id" or model.item_tower == "mlp")
         self.features_dim = self.width * len(self.item_fields)
@@ -99,13 +102,13 @@ class FieldEncoder(Encoder):
 
     def user_ids(self, batch: Batch, um: Tensor | None) -> dict[str, Tensor]:
         """Vocabulary ids of each user field: int64[B], or [B, M] of a multi-valued one."""
-        return masked_ids(self.registry.user, {f.name: batch[f"user.{f.name}"] for f in self.registry.user}, um)
+        return masked_ids(self.registry.user, {f.name: batch[f"user.{f.name}"] for f in self.registry.user}, um, self.hidden)
 
     def item_ids(self, idx: Tensor, vm: Tensor | None, multi: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Vocabulary ids of each item field in use."""
         single, given = self.catalogue.single, multi or {name: ids[idx] for name, ids in self.catalogue.multi.items()}
         ids = {f.name: given[f.name] if f.role == "multi" else single[f.name][idx] for f in self.registry.item}
-        masked = masked_ids(self.registry.item, ids, vm)
+        masked = masked_ids(self.registry.item, ids, vm, self.hidden)
         return {field.name: masked[field.name] for field in self.item_fields}
 
     def embedded(self, ids: Mapping[str, Tensor]) -> list[Tensor]:
@@ -114,16 +117,27 @@ class FieldEncoder(Encoder):
 
     def clicked_ids(self, batch: Batch, uh: Tensor | None) -> Tensor:
         """int64[B, L]: item_id of each click of the history, PAD where none is; see `history_ids`."""
-        return history_ids(self.catalogue.single["item_id"][batch["hist"]], batch["hist_len"], uh)
+        item_ids_BL, dropped_B = self.shown_ids(batch["hist"], batch["hist_len"], uh)
+        return history_ids(item_ids_BL, batch["hist_len"], dropped_B)
+
+    def shown_ids(self, hist_BL: Tensor, length_B: Tensor, uh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(item_id int64[B, L] of the clicks, the bits of those that are still to be dropped): MASK, and none, with tokens."""
+        item_ids_BL = self.catalogue.single["item_id"][hist_BL]
+        if uh is None or not self.tokens:
+            return item_ids_BL, uh
+        return item_ids_BL.masked_fill(~kept_clicks(length_B, hist_BL.shape[1], uh), MASK), None
 
     def clicked_fields(self, batch: Batch, uh: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """(float[B, L, W] of each item field, bool[B, L] which clicks count). Without any click, the first is EMPTY in every field."""
         hist_BL, length_B = batch["hist"], batch["hist_len"]
         never_BL = (length_B == 0)[:, None] & (torch.arange(hist_BL.shape[1], device=hist_BL.device) == 0)
+        masked_n = None  # clicks that are shown as MASK in every field
+        if uh is not None and self.tokens:
+            masked_n, uh = -(~kept_clicks(length_B, hist_BL.shape[1], uh)).long().flatten(), None
         known_BL = kept_clicks(length_B, hist_BL.shape[1], uh)
         never_n, known_n = never_BL.flatten(), known_BL.flatten()
         clicked = []
-        for name, values in self.item_ids(hist_BL.flatten(), None, None).items():
+        for name, values in self.item_ids(hist_BL.flatten(), masked_n, None).items():
             if values.dim() == 2:
                 known = values.masked_fill(~known_n[:, None], PAD)
                 first_M = torch.arange(values.shape[1], device=values.device) == 0

@@ -18,18 +18,17 @@ class FM(FieldEncoder):
     """user = [sum_f v_f ; 1], item = [sum_g v_g ; w], w = sum of linear terms + 1/2 (|sum_g v_g|^2 - sum_g |v_g|^2); D = W + 1.
 
     For one user, <user, item> differs from the full FM score by the same number for every item: the ranking is the same. The history
-    is one user field, the mean of its item_id embeddings. model.fm.sum_only: the plain sums, for objectives that compare by cosine.
+    is one user field, the mean of its item_id embeddings. model.fm.sum_only: the plain sums, compared by cosine.
 
-    Source: Rendle 2010, "Factorization machines", eq. 1 and lemma 3.1.
+    Source: Rendle 2010, "Factorization machines", eq. 1 and lemma 3.1; sum_only as in DeepMatch's code.
     """
-
-    similarity = "inner_product"
 
     def __init__(self, settings: Settings, registry: Registry, catalogue: Catalogue, vocab_sizes: Mapping[str, int]) -> None:
         super().__init__(settings, registry, catalogue, vocab_sizes)
         fields = () if settings.model.fm.sum_only else registry.item
         self.linear = nn.ModuleDict({field.name: new_table(settings, field, vocab_sizes[field.name], 1) for field in fields})
         self.dim = self.width + (len(fields) > 0)
+        self.similarity = "cosine" if settings.model.fm.sum_only else "inner_product"
 
     def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float[B, 1, D]."""

@@ -13,6 +13,8 @@ from trainer.encoders.encoder import Batch
 from trainer.encoders.fields import FieldEncoder
 from trainer.encoders.layers import Dense, Linear, Norm
 
+RELEASED_STD = 0.02  # of the attention's weights at the start, in ICAN's code
+
 
 class Block(nn.Module):
     """float[n, R, W] -> float[n, R, W]: one transformer block over R rows (post-norm), or its attention alone, unscaled (attn_only).
@@ -26,7 +28,8 @@ class Block(nn.Module):
             raise ValueError(f"model.ican.heads ({given.heads}) must divide the width of an embedding ({width})")
         self.heads = given.heads
         self.scale = 1.0 if given.attn_only else (width // given.heads) ** -0.5
-        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        std = RELEASED_STD if given.attn_only else None
+        self.query, self.key, self.value = (Linear(width, width, std) for _ in range(3))
         self.rest = None if given.attn_only else Rest(width)
 
     def forward(self, x_nRW: Tensor, known_nR: Tensor | None) -> Tensor:
@@ -55,7 +58,7 @@ class Rest(nn.Module):
 
 
 class ICAN(FieldEncoder):
-    """user = MLP(transformer over behaviour rows, flattened; user fields); item = MLP(item fields). ReLU, inner product.
+    """user = MLP(transformer over behaviour rows, flattened; user fields); item = MLP(item fields). Inner product.
 
     Behaviour rows: one an item field, the mean of that field over the clicks (fields); or one a click, the sum of its fields
     (positions), with a learned vector for each position and the clicks that are missing left out.
@@ -72,8 +75,11 @@ class ICAN(FieldEncoder):
         self.positions = Linear(self.width, self.length) if given.behaviour_rows == "positions" else None
         rows = self.length if self.positions is not None else len(registry.item)
         self.block = Block(self.width, given)
-        self.user_tower = self.dense(self.width * (rows + len(registry.user)), settings.model.hidden, self.dim)
-        self.item_tower = self.dense_items(settings)
+        if given.activation == "tanh":
+            self.activation = nn.Tanh
+        last = [nn.Tanh()] if given.activation == "tanh" else []
+        widths = (self.width * (rows + len(registry.user)), self.features_dim)
+        self.user_tower, self.item_tower = (self.dense(width, settings.model.hidden, self.dim).extend(last) for width in widths)
 
     def user(self, batch: Batch, *, um: Tensor | None = None, uh: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float[B, 1, D]."""

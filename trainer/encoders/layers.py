@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from conf.fields import EMPTY, MASK, OOV, PAD, Field
 from trainer.backends.backend import SparseTable
-from trainer.randomness import fill_uniform_, keep_mask
+from trainer.randomness import fill_normal_, fill_uniform_, keep_mask
 
 
 class Table(nn.Module):
@@ -90,14 +90,17 @@ class Dense(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear layer without bias: Xavier uniform weights."""
+    """Linear layer without bias: Xavier uniform weights, or N(0, std^2)."""
 
-    def __init__(self, num_in: int, num_out: int) -> None:
+    def __init__(self, num_in: int, num_out: int, std: float | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+        self.std, self.weight = std, nn.Parameter(torch.empty(num_out, num_in))
 
     def reset(self, seed: int, name: str) -> None:
         """Fill the weight."""
+        if self.std is not None:
+            fill_normal_(self.weight, self.std, seed, f"{name}.weight")
+            return
         fill_uniform_(self.weight, (6 / sum(self.weight.shape)) ** 0.5, seed, f"{name}.weight")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,10 +143,11 @@ def dropout(x_BE: Tensor, drop: float, noise_B: Tensor | None) -> Tensor:
     return x_BE * keep_mask(noise_B, x_BE.shape[1], drop) / (1 - round(drop * 65536) / 65536)
 
 
-def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tensor | None) -> dict[str, Tensor]:
-    """The ids of each field with MASK where the field's bit is set, and OOV for a multi field without a value.
+def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tensor | None, hidden: int = MASK) -> dict[str, Tensor]:
+    """The ids of each field with `hidden` where the field's bit is set, and OOV for a multi field without a value.
 
-    ids[name]: int[B] (single) or int[B, M] (multi). Masking comes before the lookup: the encoder sees one learned row instead.
+    ids[name]: int[B] (single) or int[B, M] (multi). Masking comes before the lookup: the encoder sees one learned row instead (MASK), or
+    zeros (PAD).
     """
     out: dict[str, Tensor] = {}
     for bit, field in enumerate(fields):
@@ -152,7 +156,7 @@ def masked_ids(fields: Sequence[Field], ids: Mapping[str, Tensor], mask_B: Tenso
             values = _lone(values, (values == PAD).all(dim=1), OOV)
         if mask_B is not None:
             chosen_B = ((mask_B >> bit) & 1).bool()
-            values = _lone(values, chosen_B, MASK) if values.dim() == 2 else values.masked_fill(chosen_B, MASK)
+            values = _lone(values, chosen_B, hidden) if values.dim() == 2 else values.masked_fill(chosen_B, hidden)
         out[field.name] = values
     return out
 

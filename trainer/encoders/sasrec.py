@@ -104,8 +104,9 @@ class SASRec(FieldEncoder):
     def _outputs(self, batch: Batch, um: Tensor | None, uh: Tensor | None, noise: Tensor | None) -> Tensor:
         """float[B, P, D], P = 1 + the longest history there is room for; what stands behind a row's own history means nothing."""
         hist_BL, length_B = batch["hist"][:, : self.length], batch["hist_len"]
-        known_BL = kept_clicks(length_B, hist_BL.shape[1], uh)
-        ids_BL = self.catalogue.single["item_id"][hist_BL].masked_fill(~known_BL, PAD)
+        item_ids_BL, dropped_B = self.shown_ids(hist_BL, length_B, uh)
+        known_BL = kept_clicks(length_B, hist_BL.shape[1], dropped_B)
+        ids_BL = item_ids_BL.masked_fill(~known_BL, PAD)
         known_BP, ids_BP = F.pad(known_BL, (1, 0), value=True), F.pad(ids_BL, (1, 0), value=EMPTY)
         clicks_BPW = self.table("item_id")(ids_BP)  # of all rows at once: collective where tables are divided over the workers
         if self.training and len(length_B):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from conf.settings import Settings
@@ -47,11 +48,18 @@ class Criterion(nn.Module):
         assert total is not None
         return total, parts
 
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """See Objective."""
+        for loss in self.losses.values():
+            assert isinstance(loss, Objective)
+            loss.keep_in_range()
+
 
 def build_objectives(settings: Settings, encoder: Encoder) -> Criterion:
     """The loss that the settings describe, with fresh parameters of its own; raises ValueError for an unknown base loss.
 
-    Objectives of weight 0 are left out, so that base.weight 1 without objectives trains exactly the encoder's own loss.
+    What has no weight is left out, so that base.weight 1 without objectives trains exactly the encoder's own loss.
     """
     name = settings.base.loss
     if name not in BASE_LOSSES:
@@ -59,13 +67,7 @@ def build_objectives(settings: Settings, encoder: Encoder) -> Criterion:
     builders: dict[str, Builder] = {}
     if settings.base.weight > 0:
         builders[name] = BASE_LOSSES[name]
-    for extra, builder in OBJECTIVES.items():
-        section = getattr(settings.objectives, extra)
-        if section is not None and section.weight > 0:
-            builders[extra] = builder
-    if not builders:
-        raise ValueError("nothing to train on: base.weight is 0 and there is no objective with a weight")
-
+    builders |= {extra: builder for extra, builder in OBJECTIVES.items() if extra in settings.objectives.trained}
     criterion = deferred_init(lambda: Criterion({name: builder(settings, encoder) for name, builder in builders.items()}))
     materialize_module(criterion, seed=settings.trainer.seed)
     return criterion

@@ -31,7 +31,7 @@ class Logistic(Objective):
     def __init__(self, settings: Settings, encoder: Encoder) -> None:
         super().__init__()
         self.weights = {"loss": settings.base.weight}
-        self.num_negatives, self.in_batch = settings.base.num_negatives, settings.base.negatives == "in_batch"
+        self.num_negatives, self.in_batch = settings.base.num_drawn, settings.base.negatives == "in_batch"
         self.learned = settings.base.scale == "learned"
         if self.learned:
             self.log_scale, self.bias = nn.Parameter(torch.empty(())), nn.Parameter(torch.empty(()))
@@ -68,7 +68,12 @@ class Logistic(Objective):
         """a cos + b."""
         if not self.learned:
             return SCALE * cosine
-        return self.log_scale.clamp(0, math.log(MAX_SCALE)).exp() * cosine + self.bias
+        return self.log_scale.exp() * cosine + self.bias
+
+    def keep_in_range(self) -> None:
+        """1 <= a <= 100. Clamped in the loss, a parameter beyond would have no gradient and never come back."""
+        if self.learned:
+            self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
 
 def cross_entropy(z_BM: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 All draws are keyed by (seed, step, global row): a worker draws for its rows what one worker alone would draw for them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,20 +13,36 @@ from trainer.randomness import Purpose, below
 REDRAWS = 3
 
 
-def uniform_negatives(num_items: int, known_BR: Tensor, row_B: Tensor, num: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def uniform_negatives(
+    num_items: int,
+    known_BR: Tensor,
+    row_B: Tensor,
+    num: int,
+    *,
+    seed: int,
+    step: int,
+    clicked: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """(item_idx int64[B, num], valid bool[B, num]): uniform over items 1..num_items, not among the row's known ones.
 
-    A draw that hits a known item is drawn again, at most 3 times, then it stays and is not valid. known_BR: 0 = none.
+    A draw that hits a known item is drawn again, at most 3 times, then it stays and is not valid.
+
+    known_BR: 0 = none. clicked: item_idx int64[B, num] -> bool[B, num], which of them are known beside these; None = none.
     """
     known_BR = known_BR.sort(dim=1).values
+
+    def known(items_BM: Tensor) -> Tensor:
+        hit_BM = contains(known_BR, items_BM)
+        return hit_BM if clicked is None else hit_BM | clicked(items_BM)
+
     words = (int(Purpose.NEGATIVES), row_B[:, None], torch.arange(num, device=row_B.device))
     items_BM = 1 + below(num_items, seed, step, *words, 0)
-    hit_BM = contains(known_BR, items_BM)
+    hit_BM = known(items_BM)
     for attempt in range(1, REDRAWS + 1):
         if not bool(hit_BM.any()):
             break
         items_BM = torch.where(hit_BM, 1 + below(num_items, seed, step, *words, attempt), items_BM)
-        hit_BM &= contains(known_BR, items_BM)
+        hit_BM &= known(items_BM)
     return items_BM, ~hit_BM
 
 

@@ -17,6 +17,9 @@ class Objective(nn.Module, ABC):
         """Of a part, in the total; a tensor where it is learned."""
         return self.weights[part]
 
+    def keep_in_range(self) -> None:
+        """Bring parameters that have left their range back to its end; called after each step of the optimiser, without gradient."""
+
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Scalars by part, unweighted, each scaled so that its *mean over ranks* is the global loss (see Step.share_of_mean).

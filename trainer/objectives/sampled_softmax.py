@@ -21,8 +21,8 @@ class SampledSoftmax(Objective):
     s is the encoder's own similarity. The others, by settings.base.negatives: `uniform` num_negatives drawn for each row;
     `shared` one drawn set of that size for the whole batch; `in_batch` the targets of all rows of all ranks; `mixed` in_batch
     and shared together. q is how often an item is expected among the columns; it differs between items only where columns come
-    from the batch. Columns that hold the row's own target again, or an item its user is known to like (of uniform draws: one of
-    known_positives, after 3 redraws), do not count.
+    from the batch. With base.logq_positive false the clicked item's is 1: it is always there. Columns that hold the row's own target
+    again, or an item its user is known to like (of uniform draws: see Step.drawn_items), do not count.
 
     Returns part "loss", >= 0.
 
@@ -34,11 +34,11 @@ class SampledSoftmax(Objective):
     def __init__(self, settings: Settings, encoder: Encoder) -> None:
         super().__init__()
         self.weights = {"loss": settings.base.weight}
-        self.temperature, self.num = settings.base.temperature, settings.base.num_negatives
+        self.temperature, self.num = settings.base.temperature, settings.base.num_drawn
         self.uniform = settings.base.negatives == "uniform"
         self.in_batch = settings.base.negatives in ("in_batch", "mixed")
         self.shared = settings.base.negatives in ("shared", "mixed")
-        self.corrected = settings.base.logq and self.in_batch
+        self.corrected, self.corrected_pos = settings.base.logq and self.in_batch, settings.base.logq_positive
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"loss": scalar}."""
@@ -53,7 +53,8 @@ class SampledSoftmax(Objective):
             extra_M = None
             if self.corrected:  # after the temperature; never at retrieval
                 extra_M = -self.log_q(step, items_M).to(column_MD.dtype)
-                pos_T = pos_T - self.log_q(step, pairs.item_T).to(pos_T.dtype)
+                if self.corrected_pos:
+                    pos_T = pos_T - self.log_q(step, pairs.item_T).to(pos_T.dtype)
             valid_TM = valid_BM if pairs.places == 1 else valid_BM[pairs.row_T]
             rest_T = rest_of_product(user_TD / self.temperature, column_MD, valid_TM, extra_M)
         loss_T, _ = nce_over(pos_T[:, None], torch.ones_like(pos_T[:, None], dtype=torch.bool), rest_T)

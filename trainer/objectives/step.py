@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -127,9 +127,19 @@ class Step:
         return self.encoder.item(items_n, vm=torch.from_numpy(hidden).to(items_n.device), noise=noise_n, drop=drop, **given)
 
     def drawn_items(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Uniform negatives, `num` a row: (vectors float[n, D] of the different ones, which of them int64[B, num], valid bool[B, num])."""
+        """Uniform negatives, `num` a row: (vectors float[n, D] of the different ones, which of them int64[B, num], valid bool[B, num]).
+
+        None that is valid is a known positive of the row or, where the catalogue has them (user_state), a train item of its user.
+        """
+        train = self.catalogue.related.get("user_state")
         items_BM, valid_BM = uniform_negatives(
-            self.catalogue.num_items, self.known_positives, self.batch["row"], num, seed=self.seed, step=self.step
+            self.catalogue.num_items,
+            self.known_positives,
+            self.batch["row"],
+            num,
+            seed=self.seed,
+            step=self.step,
+            clicked=None if train is None else partial(train.contains, self.batch["user_idx"]),
         )
         items_n, which_BM = torch.unique(items_BM, return_inverse=True)
         return self.encoder.item(items_n, noise=self.words(Purpose.NEGATIVE_ITEMS, items_n)), which_BM, valid_BM

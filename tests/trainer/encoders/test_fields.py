@@ -20,7 +20,7 @@ ITEM, USER, TAGS = Field("item_id", "item", "single"), Field("user_id", "user", 
     ],
 )
 def test_large_tables_of_which_a_batch_uses_few_rows_get_gradients_by_rows(field: Field, num_rows: int, batch: int, by_rows: bool) -> None:
-    for tables, sparse in (("auto", by_rows), ("adam", False), ("rowwise_adagrad", True)):
+    for tables, sparse in (("auto", by_rows), ("adam", False), ("rowwise_adagrad", True), ("sparse_adam", True)):
         given = tiny.settings({"trainer.batch": batch, "trainer.optimizer": {"tables": tables}})
         assert given.model.history == 5
         assert new_table(given, field, num_rows, 1).sparse is sparse

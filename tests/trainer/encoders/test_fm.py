@@ -7,7 +7,7 @@ from tests.trainer import tiny
 from tests.trainer.encoders import slow
 from trainer.encoders import Batch
 
-GIVEN = {"model.encoder": "fm"}
+GIVEN = tiny.by_encoder("fm")
 
 
 def pairs(vectors: list[slow.Vector]) -> float:
@@ -28,7 +28,7 @@ def slow_item(w: slow.Weights, idx: int, vm: int) -> slow.Vector:
 
 def test_equals_the_slow_twin() -> None:
     encoder = tiny.encoder(tiny.settings(GIVEN))
-    assert encoder.dim == 7
+    assert (encoder.dim, encoder.similarity) == (7, "inner_product")
     slow.compare(encoder, slow_user, slow_item)
 
 
@@ -49,6 +49,6 @@ def test_the_full_score_differs_by_one_number_a_user() -> None:
 
 def test_sums_only() -> None:
     encoder = tiny.encoder(tiny.settings({**GIVEN, "model.fm": {"sum_only": True}}))
-    assert encoder.dim == 6
+    assert (encoder.dim, encoder.similarity) == (6, "cosine")
     assert not any(name.startswith("linear") for name in encoder.state_dict())
     slow.compare(encoder, lambda *given: slow_user(*given)[:6], lambda w, idx, vm: np.sum(slow.parts(w, slow.item_ids(idx, vm)), axis=0))

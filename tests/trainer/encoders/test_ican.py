@@ -35,13 +35,19 @@ def block(w: slow.Weights, rows: list[slow.Vector], *, attn_only: bool) -> list[
     return out
 
 
-def slow_item(w: slow.Weights, idx: int, vm: int) -> slow.Vector:
-    return slow.mlp(w, "item_tower", np.concatenate(slow.parts(w, slow.item_ids(idx, vm))), slow.relu)
-
-
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("attn_only", [False, True])
 @pytest.mark.parametrize("behaviour_rows", ["fields", "positions"])
-def test_equals_the_slow_twin(behaviour_rows: str, attn_only: bool) -> None:
+def test_equals_the_slow_twin(behaviour_rows: str, attn_only: bool, activation: str) -> None:
+    def tower(w: slow.Weights, name: str, parts: list[slow.Vector]) -> slow.Vector:
+        if activation == "relu":
+            return slow.mlp(w, name, np.concatenate(parts), slow.relu)
+        out: slow.Vector = np.tanh(slow.mlp(w, name, np.concatenate(parts), np.tanh))  # the last layer's, too
+        return out
+
+    def slow_item(w: slow.Weights, idx: int, vm: int) -> slow.Vector:
+        return tower(w, "item_tower", slow.parts(w, slow.item_ids(idx, vm)))
+
     def slow_user(w: slow.Weights, batch: Batch, row: int, um: int, uh: int) -> slow.Vector:
         clicks = [slow.parts(w, click) for click in slow.clicked(batch, row, uh)]
         if behaviour_rows == "fields":
@@ -52,9 +58,9 @@ def test_equals_the_slow_twin(behaviour_rows: str, attn_only: bool) -> None:
             rows = [np.zeros(6)] * tiny.LENGTH
             for p, one in zip(positions, block(w, sums, attn_only=attn_only), strict=True):
                 rows[p] = one
-        return slow.mlp(w, "user_tower", np.concatenate([*rows, *slow.parts(w, slow.user_ids(batch, row, um))]), slow.relu)
+        return tower(w, "user_tower", [*rows, *slow.parts(w, slow.user_ids(batch, row, um))])
 
-    ican = {"heads": HEADS, "behaviour_rows": behaviour_rows, "attn_only": attn_only}
+    ican = {"heads": HEADS, "behaviour_rows": behaviour_rows, "attn_only": attn_only, "activation": activation}
     slow.compare(tiny.encoder(tiny.settings({"model.encoder": "ican", "model.ican": ican})), slow_user, slow_item, atol=1e-5)
 
 
@@ -74,6 +80,17 @@ def test_a_gradient_reaches_every_parameter_of_positions(attn_only: bool) -> Non
     users, items = encoder.user(batch, um=batch["um_b"]), encoder.item(batch["item_idx"], vm=batch["vm_b"])
     ((users * torch.randn(users.shape)).sum() + (items * torch.randn(items.shape)).sum()).backward()  # type: ignore[no-untyped-call]
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+def test_attention_starts_as_in_icans_code_where_it_is_that_of_it() -> None:
+    def weights(attn_only: bool) -> torch.Tensor:
+        given = tiny.settings({"model.encoder": "ican", "model.dim": 64, "model.ican": {"attn_only": attn_only}})
+        block = tiny.encoder(given).get_submodule("block")
+        return torch.cat([block.get_parameter(f"{part}.weight").detach().flatten() for part in ("query", "key", "value")])
+
+    assert float(weights(True).std()) == pytest.approx(0.02, rel=0.05)  # N(0, 0.02^2)
+    assert float(weights(True).abs().max()) > 0.06
+    assert float(weights(False).std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)  # Xavier
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

@@ -134,7 +134,7 @@ def test_a_copy_is_a_shard_of_its_own() -> None:
 
 
 def test_all_tables_of_a_field_are_divided() -> None:
-    given = tiny.settings({"model.encoder": "fm", **SHARDED})
+    given = tiny.settings({**tiny.by_encoder("fm"), **SHARDED})
     encoder = tiny.encoder(given, Rank(0, 2))
     assert set(shards_of(encoder)) == {f"{part}.{name}.weight" for part in ("embed", "linear") for name in FIELDS} - {
         "linear.user_id.weight"

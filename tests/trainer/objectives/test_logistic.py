@@ -7,6 +7,7 @@ import torch
 from tests.trainer import tiny
 from trainer.deferred import materialize_module
 from trainer.encoders import Encoder
+from trainer.objectives import Criterion
 from trainer.objectives.logistic import Logistic, cross_entropy
 from trainer.objectives.negatives import uniform_negatives
 from trainer.objectives.step import Step
@@ -101,10 +102,27 @@ def test_cross_entropy_is_stable() -> None:
 def test_scale_starts_at_10_and_stays_within_1_and_100() -> None:
     loss = logistic(tiny.FreeVectors())
     torch.testing.assert_close(loss.logits(torch.tensor(0.5)), torch.tensor(5.0))
-    with torch.no_grad():
-        loss.log_scale.fill_(50)
-    torch.testing.assert_close(loss.logits(torch.tensor(0.5)), torch.tensor(50.0))
-    assert not list(logistic(tiny.FreeVectors(), scale="fixed").parameters())
+    for outside, kept in ((50.0, 100.0), (-1.0, 1.0)):
+        with torch.no_grad():
+            loss.log_scale.fill_(outside)
+        Criterion({"logistic": loss}).keep_in_range()
+        torch.testing.assert_close(loss.logits(torch.tensor(0.5)), torch.tensor(kept / 2))
+    fixed = logistic(tiny.FreeVectors(), scale="fixed")
+    fixed.keep_in_range()
+    assert not list(fixed.parameters())
+
+
+def test_scale_comes_back_from_the_end_of_its_range() -> None:
+    loss = logistic(tiny.FreeVectors())
+    optimizer = torch.optim.SGD([loss.log_scale], lr=1.0)
+    scales = []
+    for wanted in (100.0, 100.0, -100.0):  # a step beyond, one more, one back
+        optimizer.zero_grad()
+        (-wanted * loss.logits(torch.tensor(0.01))).backward()
+        optimizer.step()
+        Criterion({"logistic": loss}).keep_in_range()
+        scales.append(float(loss.log_scale.detach().exp()))
+    assert scales == pytest.approx([100, 100, 1])
 
 
 def test_a_row_that_likes_everything_trains_on_its_click_alone() -> None:

@@ -33,6 +33,18 @@ def test_uniform_when_all_is_known() -> None:
     assert valid[1].sum() > 45  # item 1 four times in a row: 1 in 81
 
 
+def test_what_was_clicked_beside_is_drawn_again_too() -> None:
+    known, rows = torch.tensor([[1, 2], [3, 0]]), torch.arange(2)
+    also = torch.tensor([[4, 5], [6, 6]])
+    items, valid = uniform_negatives(
+        9, known, rows, 200, seed=1, step=1, clicked=lambda items_BM: (items_BM[:, :, None] == also[:, None]).any(2)
+    )
+    want, want_valid = uniform_negatives(9, torch.cat([known, also], dim=1), rows, 200, seed=1, step=1)
+    assert torch.equal(items, want)
+    assert torch.equal(valid, want_valid)
+    assert valid.sum() > 300
+
+
 def test_draws_do_not_depend_on_the_other_rows() -> None:
     known = torch.zeros(10, 1, dtype=torch.int64)
     whole, _ = uniform_negatives(100, known, torch.arange(10), 5, seed=1, step=2)

@@ -12,7 +12,7 @@ from trainer.objectives.step import Step
 MODES = ("uniform", "shared", "in_batch", "mixed")
 
 
-def slow(step: Step, mode: str, num: int, temperature: float, logq: bool) -> float:
+def slow(step: Step, mode: str, num: int, temperature: float, logq: bool, positive: bool = True) -> float:
     """-ln softmax of the clicked item among the columns that count, row by row."""
     batch = step.batch
     cosine = step.encoder.similarity == "cosine"
@@ -45,6 +45,7 @@ def slow(step: Step, mode: str, num: int, temperature: float, logq: bool) -> flo
         if mode in ("shared", "mixed"):
             columns += [item for item in shared if item not in liked]
         logits = [score(user, item) / temperature - log_q(item) for item in [items[row], *columns]]
+        logits[0] += 0.0 if positive else log_q(items[row])
         total += float(batch["weight"][row]) * (math.log(sum(math.exp(z) for z in logits)) - logits[0])
         weight += float(batch["weight"][row])
     return total / weight
@@ -71,6 +72,16 @@ def test_equals_the_slow_twin(mode: str, kind: str, logq: bool) -> None:
     assert SampledSoftmax(given, encoder)(step)["loss"].item() == pytest.approx(slow(step, mode, 4, 0.5, logq), abs=1e-9)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_clicked_item_may_stay_uncorrected(mode: str) -> None:
+    given = tiny.settings({**settings_for(mode), "base.logq_positive": False})
+    encoder = tiny.encoder(given).double()
+    step = tiny.step(given, encoder, tiny.batch())
+    found = SampledSoftmax(given, encoder)(step)["loss"].item()
+    assert found == pytest.approx(slow(step, mode, 4, 0.5, True, positive=False), abs=1e-9)
+    assert (found == pytest.approx(slow(step, mode, 4, 0.5, True), abs=1e-9)) is (mode in ("uniform", "shared"))
+
+
 def two_columns(counts: list[int], logq: bool) -> float:
     """Two rows; logits of both: 2 for the click, 1 for the other."""
     encoder = tiny.FreeVectors(dim=2, similarity="inner_product")
@@ -90,6 +101,12 @@ def test_log_q() -> None:
     assert two_columns([0, 50, 10, 40], logq=True) == pytest.approx(1.0435918, abs=1e-6)
     assert two_columns([0, 50, 10, 40], logq=False) == pytest.approx(0.3132617, abs=1e-6)
     assert two_columns([0, 50, 50, 0], logq=True) == pytest.approx(0.3132617, abs=1e-6)
+
+
+def test_null_is_twenty_negatives_or_four_of_the_logistic_loss() -> None:
+    assert tiny.settings({"base": {"loss": "sampled_softmax"}}).base.num_drawn == 20
+    assert tiny.settings({"base": {"loss": "logistic"}}).base.num_drawn == 4
+    assert tiny.settings({"base": {"num_negatives": 7}}).base.num_drawn == 7
 
 
 def test_an_item_never_clicked_counts_as_clicked_once() -> None:

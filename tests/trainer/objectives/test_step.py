@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 import torch
 
@@ -5,6 +8,7 @@ from tests.trainer import tiny
 from trainer.backends.single import SingleBackend
 from trainer.objectives import Step
 from trainer.objectives.values import fewer_values
+from trainer.related import Related
 
 
 def step(batch: dict[str, torch.Tensor] | None = None, dropout: float = 0.3) -> Step:
@@ -19,6 +23,21 @@ def test_the_row_with_the_smallest_number_stands_for_its_user() -> None:
     made = step({**made.batch, "row": torch.tensor([9, 4, 2, 7])})
     assert made.first_users[1].tolist() == [False, True, True, True]
     assert made.first_items[1].tolist() == [False, True, True, False]
+
+
+def test_negatives_are_no_train_items_of_the_user_where_these_are_known() -> None:
+    items: list[list[int]] = [[7, 8], [], [1, 9, 3], [], [6], [], []]
+    train = Related.of_users(pa.table({"user_idx": range(1, 8), "items": items}), tiny.USERS, tiny.ITEMS)
+    towers = tiny.FreeVectors(dim=tiny.ITEMS + 1)
+    with torch.no_grad():
+        towers.items.copy_(torch.eye(tiny.ITEMS + 1))  # a vector says which item it is of
+    made = tiny.step(tiny.settings(), towers, tiny.pairs([3, 5, 3, 1], [2, 2, 4, 2]))
+    made.catalogue = replace(made.catalogue, related={"user_state": train})
+    vectors_nD, which_BM, valid_BM = made.drawn_items(80)
+    for row, user in enumerate(made.batch["user_idx"].tolist()):
+        drawn = vectors_nD[which_BM[row][valid_BM[row]]].argmax(dim=1)
+        known = {*items[user - 1], *made.known_positives[row].tolist()}
+        assert set(drawn.tolist()) == set(range(1, tiny.ITEMS + 1)) - known
 
 
 def test_views_hold_only_the_rows_that_stand_for_their_entity() -> None:
