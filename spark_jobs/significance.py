@@ -129,6 +129,17 @@ def gain_interval(moments: Moments, *, alpha: float = ALPHA) -> Interval:
     return Interval(ratio - 1, ratio * np.exp(-half) - 1, ratio * np.exp(half) - 1)
 
 
+def linearised(top: F64, bottom: F64) -> F64:
+    """float64[N, ...]: a value a unit, whose mean is R = sum(top) / sum(bottom) and whose spread that of R by the delta method.
+
+    R + (top - R bottom) / mean(bottom): so a ratio of sums over units is tested as a mean is. NaN where the bottom sums to 0.
+    Source: Deng, Knoblich and Lu 2018, "Applying the delta method in metric analytics"; Budylin et al. 2018 (linearisation).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.asarray(top.sum(axis=0) / bottom.sum(axis=0))
+        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean(axis=0), np.float64)
+
+
 def percentile_interval(value: F64, replicates_BC: F64, *, alpha: float = ALPHA) -> Interval:
     """`value` with the middle 1 - alpha of its bootstrap replicates; NaN where one of them is."""
     lo, hi = np.quantile(replicates_BC, [alpha / 2, 1 - alpha / 2], axis=0)
