@@ -53,11 +53,15 @@ def scores_of(own: Request) -> Scores:
 
 
 def per_user(rows: pa.Table, column: Column) -> Floats:
-    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of a ratio of sums: linearised, their mean is it."""
+    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of a ratio of sums: linearised, their mean is it.
+
+    Users who have nothing to count, such as no click that was asked for as of itself, are left out.
+    """
     mine = rows.filter(pc.equal(rows["n"], column.n)).sort_by("user_idx")
     if column.metric not in RATIOS:
         return np.asarray(mine[column.metric].to_numpy(), np.float64)
-    top, bottom = (np.asarray(mine[name].to_numpy(), np.float64) for name in RATIOS[column.metric])
+    counted = mine.filter(pc.is_valid(mine[RATIOS[column.metric][1]]))
+    top, bottom = (np.asarray(counted[name].to_numpy(), np.float64) for name in RATIOS[column.metric])
     return linearised(top, bottom)
 
 

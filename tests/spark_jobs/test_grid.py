@@ -135,6 +135,16 @@ def test_faults_of_the_cells_come_once_each(tmp_path):
     assert len(refused.value.faults) == 1
 
 
+@pytest.mark.parametrize("name", ["micrec_table2", "micrec_table4", "micrec_fig3"])
+def test_micrec_is_measured_as_of_the_click(name, tmp_path):
+    """Algorithms.md 8.3: HIT by the clicks before each, unless somebody asks for the cut."""
+    own = next(iter(requests_of(asked(tmp_path, "split.kind=last_k"), GRIDS[name], 1).values()))
+    assert "click_ranks" in own_stages(own.settings)
+    assert {column.metric for column in GRIDS[name].columns} <= {"hit_click", "coverage"}
+    with pytest.raises(UsageError, match="max_clicks: 0 asks for no list as of a click"):
+        requests_of(asked(tmp_path, "evaluation.max_clicks=0"), GRIDS[name], 1)
+
+
 def test_wrong_use_is_refused_before_anything_runs(tmp_path):
     out = tmp_path / "results.md"
     out.write_text("<!-- grid mic_table2 bare -->\n")

@@ -227,6 +227,13 @@ def test_hits_of_users_average_to_the_share_of_all_held_out_clicks():
     assert per_user(rows, RECALL).tolist() == [0.5, 0.0, 1.0]  # users 1, 2, 3
 
 
+def test_hits_as_of_the_click_are_of_the_users_that_were_asked():
+    counts = {"n_asof_hit": pa.array([1, None, 3], pa.int32()), "n_asof": pa.array([2, None, 4], pa.int32())}
+    rows = pa.table({"user_idx": pa.array([1, 2, 3], pa.int32()), "n": pa.array([50] * 3, pa.int32())} | counts)
+    hits = per_user(rows, Column("HIT@50", "hit_click", 50))
+    assert hits == pytest.approx(4 / 6 + np.array([1 - 2 * 4 / 6, 3 - 4 * 4 / 6]) / 3)
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
