@@ -129,15 +129,17 @@ def gain_interval(moments: Moments, *, alpha: float = ALPHA) -> Interval:
     return Interval(ratio - 1, ratio * np.exp(-half) - 1, ratio * np.exp(half) - 1)
 
 
-def linearised(top: F64, bottom: F64) -> F64:
+def linearised(top: F64, bottom: F64, means: tuple[F64, F64] | None = None) -> F64:
     """float64[N, ...]: a value a unit, whose mean is R = sum(top) / sum(bottom) and whose spread that of R by the delta method.
 
     R + (top - R bottom) / mean(bottom): so a ratio of sums over units is tested as a mean is. NaN where the bottom sums to 0.
+    means: of top and bottom over all units, where these are some of them.
     Source: Deng, Knoblich and Lu 2018, "Applying the delta method in metric analytics"; Budylin et al. 2018 (linearisation).
     """
+    mean_top, mean_bottom = means or (top.mean(axis=0), bottom.mean(axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.asarray(top.sum(axis=0) / bottom.sum(axis=0))
-        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean(axis=0), np.float64)
+        ratio = mean_top / mean_bottom
+        return np.asarray(ratio + (top - ratio * bottom) / mean_bottom, np.float64)
 
 
 def percentile_interval(value: F64, replicates_BC: F64, *, alpha: float = ALPHA) -> Interval:
