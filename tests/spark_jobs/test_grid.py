@@ -196,7 +196,7 @@ def test_dry_run_starts_nothing(name, cells, one, tmp_path, capsys):
 
 
 def states(root: Path) -> dict[str, str]:
-    told = json.loads((root / "_grids" / "mic_table2" / "grid.json").read_text())
+    told = json.loads((root / "_grids" / DS / "demo" / "mic_table2" / "grid.json").read_text())
     return {f"{cell['cell']}-s{cell['seed']}": cell["state"] for cell in told["cells"]}
 
 
@@ -236,11 +236,11 @@ def test_a_grid_stops_by_its_budget_and_goes_on(tiny_day: TinyDay, tmp_path: Pat
     assert second.count("| gain ") == 9
     assert out.read_text().startswith("# Results\n\n<!-- grid mic_table2 demo -->\n### MIC, table 2: demo\n")
     assert out.read_text().count("### MIC") == 1
-    assert (root / "_grids" / "mic_table2" / "grid.md").read_text() in second
+    assert (root / "_grids" / DS / "demo" / "mic_table2" / "grid.md").read_text() in second
     assert {job: day.store.current(job, DS) for job in before} == before
     assert not (root / "grid-mic-dnn-s1" / "samples").exists()
 
-    told = json.loads((root / "_grids" / "mic_table2" / "grid.json").read_text())
+    told = json.loads((root / "_grids" / DS / "demo" / "mic_table2" / "grid.json").read_text())
     cells = {cell["cell"]: cell for cell in told["cells"]}
     assert all(cell["seconds"] > 0 for cell in cells.values())
     line = next(line for line in told["lines"] if line["cell"] == "dssm-mic" and line["channel"] == "u2i")
