@@ -12,6 +12,7 @@ from conf.errors import Fault, UsageError
 from conf.files import storage_faults, write_atomic
 from conf.manifest import now
 from spark_jobs.conclusions import grid_folder
+from spark_jobs.grid_gates import gates_of
 from spark_jobs.grid_scores import Scores
 from spark_jobs.grid_table import lines_of, markdown, words_of
 from spark_jobs.grids import Grid, published_data
@@ -37,7 +38,7 @@ def write(asked: Request, made: Result, out: Path | None) -> str:
     seeds = sorted({seed for _, seed in made.cells})
     data = published_data(asked.settings)
     lines = lines_of(made.grid, made.found, seeds, made.failed, data)
-    words = words_of(made.grid, lines, made.found, seeds, data)
+    words = [*words_of(made.grid, lines, made.found, seeds, data), *gates_of(made.grid, lines, made.found)]
     text = markdown(made.grid, lines, words, heading=f"{made.grid.title}: {data_name(asked)}", facts=facts_of(asked, made))
     content = {
         **{"grid": made.name, "title": made.grid.title, "source": made.grid.source, "config": asked.config, "ds": asked.ds},

@@ -40,15 +40,15 @@ def lines_of(grid: Grid, found: Found, seeds: Sequence[int], failed: Mapping[tup
             numbers = tuple(
                 number([found[cell.name, seed].of(channel, column) for seed in done]) if done else None for column in grid.columns
             )
-            gains = _gains(grid, cell, channel, found, done) if cell.base else ()
+            gains = gains_of(grid, cell, channel, found, done) if cell.base else ()
             state = _state(cell, done, seeds, failed)
             lines.append(Line(channel, cell.name, cell.label, done, state, numbers, gains, published.get((channel, cell.name), ())))
     told = iter(corrected([gain for line in lines for gain in line.gains]))
     return [replace(line, gains=tuple(next(told) for _ in line.gains)) for line in lines]
 
 
-def _gains(grid: Grid, cell: Cell, channel: str, found: Found, done: Sequence[int]) -> tuple[Gain | None, ...]:
-    """Over its base, from the seeds that both have finished."""
+def gains_of(grid: Grid, cell: Cell, channel: str, found: Found, done: Sequence[int]) -> tuple[Gain | None, ...]:
+    """One a column, over its base, from the seeds that both have finished; None where there is none yet."""
     assert cell.base is not None
     both = [seed for seed in done if (cell.base, seed) in found]
     if not both:
@@ -158,7 +158,7 @@ def _popular(grid: Grid, found: Found) -> list[str]:
     for scores in found.values():
         told = [c for c in grid.columns if (MOST_POP, c.metric, c.n) in scores.values]
         if told:
-            shown = ", ".join(f"{c.label} {_value(grid, scores.of(MOST_POP, c))}" for c in told)
+            shown = ", ".join(f"{c.label} {value_text(grid, scores.of(MOST_POP, c))}" for c in told)
             return [f"The most popular items, the same for all, reach {shown} on these {scores.num_users:,} users."]
     return []
 
@@ -180,24 +180,26 @@ def markdown(grid: Grid, lines: Sequence[Line], words: Sequence[str], *, heading
         if line.published:
             rows.append(["", f"*{label}, paper*", "", *(f"*{value:.{grid.digits}f}*" for value in line.published)])
         if any(line.gains):
-            rows.append(["", "gain", "", *(_gain(one) for one in line.gains)])
+            rows.append(["", "gain", "", *(gain_text(one) for one in line.gains)])
     table = _aligned(rows)
     return "\n".join(
         [f"### {heading}", "", f"{facts} Shares of held-out clicks{unit}.", "", *table, "", *(f"- {one}" for one in words), ""]
     )
 
 
-def _value(grid: Grid, share: float) -> str:
+def value_text(grid: Grid, share: float) -> str:
+    """A share as the table shows it."""
     return f"{grid.scale * share:.{grid.digits}f}"
 
 
 def _number(grid: Grid, one: Number | None) -> str:
     if one is None:
         return "–"
-    return _value(grid, one.mean) + (f" ± {_value(grid, one.spread)}" if one.spread is not None else "")
+    return value_text(grid, one.mean) + (f" ± {value_text(grid, one.spread)}" if one.spread is not None else "")
 
 
-def _gain(one: Gain | None) -> str:
+def gain_text(one: Gain | None) -> str:
+    """A gain as the table shows it: percent, and its interval in brackets where it has one."""
     if one is None:
         return "–"
     shown = f"{one.percent:+.1f} %"

@@ -94,6 +94,7 @@ TABLE_2: Final = Grid(
     defaults=SHARED,
     published={"Video-636M": VIDEO_2, "News-76M": NEWS_2},
     notes=(HIT,),
+    gates=("tasks",),
 )
 TABLE_4: Final = replace(
     TABLE_2,
@@ -112,6 +113,7 @@ TABLE_4: Final = replace(
     ),
     published={"Video-636M": VIDEO_4},
     notes=(HIT, COVERAGE),
+    gates=("coverage",),
 )
 FIGURE_3: Final = replace(
     TABLE_2,
@@ -129,4 +131,5 @@ FIGURE_3: Final = replace(
     ),
     columns=tuple(Column(f"HIT@{n}", "hit_click", n) for n in (50, 200, 500)),
     published={},
+    gates=(),
 )
