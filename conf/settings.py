@@ -134,6 +134,12 @@ class Settings(Section):
             yield f"evaluation.category_field: {category!r} is no item field of the model; known: {', '.join(items) or 'none'}"
         if slices.tail > slices.head:
             yield f"evaluation.slices.tail: {slices.tail:g} is beyond the head, which begins at {slices.head:g}"
+        # a list that ends before N counts as misses there, and a baseline's does not end
+        at, short = max(self.evaluation.at), [("channels.top", self.channels.top), ("merge.top", self.merge.top)]
+        short = [(name, top) for name, top in short if top < at]
+        if short:
+            beyond = " and ".join(f"{name} {top}" for name, top in short)
+            yield f"evaluation.at: {at} is beyond {beyond}; raise {' and '.join(name for name, _ in short)}, or measure at fewer"
         if sorted(set(slices.activity)) != slices.activity:
             yield "evaluation.slices.activity: give the numbers of clicks in ascending order, each once"
 

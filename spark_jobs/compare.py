@@ -8,10 +8,12 @@ import pickle
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any, Final
+from typing import Any, Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -27,14 +29,17 @@ from spark_jobs.bootstrap import REPLICATES
 from spark_jobs.conclusions import comparison_path
 from spark_jobs.contenders import Contender, contenders
 from spark_jobs.diff import version
+from spark_jobs.metrics.summary import RATIOS
 from spark_jobs.paired import Sums
 from spark_jobs.paired import compare as lines_of
 from spark_jobs.session import running
+from spark_jobs.significance import linearised
 from spark_jobs.verdicts import table_of, verdict
 
 # those that every user has, and of which more is better: what lists are made of is neither
 METRICS: Final = tuple(column.name for column in TABLES["metrics_user"].columns if column.type == "float64" and not column.nullable)
 
+F64 = npt.NDArray[np.float64]
 Started = Callable[[], AbstractContextManager[SparkSession]]
 
 
@@ -86,17 +91,23 @@ def comparison(spark: SparkSession, asked: Request, a: Contender, b: Contender, 
     """a, b, users, lines, verdict and what else `--out` holds. Raises UsageError where the two have no user in common."""
     by_key, seed = _by_key(a, b), asked.settings.split.seed
     trainings = [_scored(spark, asked, side.channel, run, by_key=by_key) for side in (a, b) for run in side.runs]
-    metrics = [name for name in METRICS if all(name in df.columns for df in trainings)]
-    units = paired(trainings, num_a=len(a.runs), metrics=metrics, at=at).persist()
+    columns = set.intersection(*(set(df.columns) for df in trainings))
+    metrics, ratios = [name for name in METRICS if name in columns], [name for name in RATIOS if columns.issuperset(RATIOS[name])]
+    summed = [name for ratio in ratios for name in RATIOS[ratio]]
+    units = paired(trainings, num_a=len(a.runs), metrics=[*metrics, *summed], at=at).persist()
     users = count_users(units, len(a.runs), len(b.runs))
     if not users["both"]:
         found = f"{users['only_a']} only under A, {users['only_b']} only under B, {users['in_part']} not in every training"
         fix = "score both on the same split, by the same split.seed"
         raise UsageError("trichannel compare", [Fault("no user is scored under both", found, fix)])
-    sums = sums_of(units, num_a=len(a.runs), num_b=len(b.runs), num_at=len(at), num_metrics=len(metrics), seed=seed)
+    both = units.where((F.col("in_a") == len(a.runs)) & (F.col("in_b") == len(b.runs)))
+    means_STK = means_of(both).reshape(len(trainings), len(at), -1)
+    hits = Hits.of(ratios, len(metrics), means_STK)
+    shape = (len(trainings), len(at), means_STK.shape[-1])
+    sums = sums_of(both, shape=shape, num_a=len(a.runs), seed=seed, cells=hits.cells)
     units.unpersist()
-    lines = lines_of(sums, [(metric, n) for metric in metrics for n in at], len(a.runs))
-    said = verdict(lines, users, len(a.runs), len(b.runs))
+    lines = lines_of(sums, [(metric, n) for metric in (*metrics, *hits.names) for n in at], len(a.runs))
+    said = verdict(lines, users, len(a.runs), len(b.runs), own_numbers=by_key)
     return {"a": a.told(), "b": b.told(), "users": users, "seed": seed, "replicates": REPLICATES, "lines": lines, "verdict": said}
 
 
@@ -126,9 +137,9 @@ def paired(trainings: Sequence[DataFrame], *, num_a: int, metrics: Sequence[str]
     """One row a user: unit int64, in_a, in_b, other_truth bool, values array<double> by training, cut-off and metric.
 
     trainings: rows of metrics_user with `user`, the first num_a of A. in_a, in_b: how many trainings of A and B scored the user.
-    other_truth: not all of them had the same number of items to find.
+    other_truth: not all of them had the same number of items to find. A count that a user has not is 0.
     """
-    cells = F.array(*metrics).alias("values")
+    cells = F.array(*(F.coalesce(F.col(name).cast("double"), F.lit(0.0)) for name in metrics)).alias("values")
     rows = [
         df.where(F.col("n").isin(*at)).select("user", F.lit(number).alias("training"), "n", cells, "n_truth")
         for number, df in enumerate(trainings)
@@ -161,23 +172,60 @@ def count_users(units: DataFrame, num_a: int, num_b: int) -> dict[str, int]:
     return row.asDict()
 
 
-def sums_of(units: DataFrame, *, num_a: int, num_b: int, num_at: int, num_metrics: int, seed: int) -> Sums:
-    """The sums of the users of both, cells by metric and cut-off; each task adds up its own, so that no user reaches the driver."""
-    trainings = num_a + num_b
+def means_of(units: DataFrame) -> F64:
+    """float64: the mean over units at each place of `values`."""
+    found = units.select(F.posexplode("values")).groupBy("pos").agg(F.avg("col").alias("mean")).orderBy("pos").collect()
+    return np.array([row["mean"] for row in found])
+
+
+@dataclass(frozen=True)
+class Hits:
+    """HIT, a ratio of sums over users, as a value a user: clicks of one user are not independent, so users are what is drawn.
+
+    names: of the ratios that have anything to count in every training. metrics: columns before their counts. places: of their two counts.
+    means: float64[S, T, K], of all users, by training, cut-off and column.
+    """
+
+    names: tuple[str, ...]
+    metrics: int
+    places: tuple[tuple[int, int], ...]
+    means: F64
+
+    @classmethod
+    def of(cls, ratios: Sequence[str], metrics: int, means_STK: F64) -> Self:
+        """ratios: keys of RATIOS, whose counts stand after the metrics, two each. means_STK: by training, cut-off and column."""
+        places = {name: (metrics + 2 * n, metrics + 2 * n + 1) for n, name in enumerate(ratios)}
+        known = {name: pair for name, pair in places.items() if (means_STK[..., pair[1]] > 0).all()}
+        return cls(tuple(known), metrics, tuple(known.values()), means_STK)
+
+    def cells(self, values_NSTK: F64) -> F64:
+        """float64[N, S, T, C]: the metrics, then the ratios, linearised (algorithms.md 8.6, 8.7)."""
+        means = self.means
+        ratios = [
+            linearised(values_NSTK[..., top], values_NSTK[..., bottom], (means[..., top], means[..., bottom]))
+            for top, bottom in self.places
+        ]
+        return np.concatenate([values_NSTK[..., : self.metrics], *(ratio[..., None] for ratio in ratios)], axis=-1)
+
+
+def sums_of(units: DataFrame, *, shape: tuple[int, int, int], num_a: int, seed: int, cells: Callable[[F64], F64]) -> Sums:
+    """The sums of the units, cells by metric and cut-off; each task adds up its own, so that no user reaches the driver.
+
+    shape: of `values`: trainings, cut-offs, columns. cells: float64[N, *shape] as float64[N, trainings, cut-offs, metrics].
+    """
 
     def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The pickled sums of a partition; nothing of an empty one."""
         total: Sums | None = None
         for batch in batches:
             if batch.num_rows:
-                values = batch["values"].flatten().to_numpy().reshape(-1, trainings, num_at, num_metrics)
-                values_NSC = values.transpose(0, 1, 3, 2).reshape(len(values), trainings, -1)
+                values_NSTC = cells(batch["values"].flatten().to_numpy().reshape(-1, *shape))
+                values_NSC = values_NSTC.transpose(0, 1, 3, 2).reshape(len(values_NSTC), shape[0], -1)
                 part = Sums.of(batch["unit"].to_numpy(), values_NSC, num_a, seed=seed)
                 total = part if total is None else total.plus(part)
         if total is not None:
             yield pa.RecordBatch.from_pydict({"sums": [pickle.dumps(total)]})
 
-    both = units.where((F.col("in_a") == num_a) & (F.col("in_b") == num_b))
-    parts = both.select("unit", "values").mapInArrow(add_up, "sums binary")
+    parts = units.select("unit", "values").mapInArrow(add_up, "sums binary")
     sums: Sums = parts.rdd.map(lambda row: pickle.loads(row["sums"])).treeReduce(lambda one, other: one.plus(other))
     return sums

@@ -7,9 +7,11 @@ from typing import Any, Final
 from pyarrow import fs as pafs
 
 from conf.errors import BadDataError
+from conf.names import is_day
 from conf.storage import Store
+from spark_jobs.significance import ALPHA
 
-Found = dict[str, Any]  # {kind, ds, title, said: sentences, link: a path from the root}
+Found = dict[str, Any]  # {kind, ds, title, said: sentences, link: a path from the root; of a grid: table}
 
 COMPARISONS: Final = "_comparisons"
 GRIDS: Final = "_grids"
@@ -20,6 +22,11 @@ def comparison_path(store: Store, ds: str, a: str, b: str) -> str:
     """Where a comparison of these two sides leaves what it found, a path on `fs`; the same comparison again takes its place."""
     name = hashlib.sha256(f"{a} {b}".encode()).hexdigest()[:12]
     return f"{store.base}/{COMPARISONS}/{ds}/{name}.json"
+
+
+def grid_folder(store: Store, ds: str, config: str, name: str) -> str:
+    """Where a grid leaves grid.json and grid.md, a path on `fs`: of one day and configuration each, for a root may hold several."""
+    return f"{store.base}/{GRIDS}/{ds}/{config}/{name}"
 
 
 def conclusions(store: Store, *, ds: str | None = None) -> list[Found]:
@@ -48,9 +55,11 @@ def _tests(store: Store) -> Iterator[Found]:
 
 
 def _grids(store: Store) -> Iterator[Found]:
-    for name in _names(store, f"{store.base}/{GRIDS}"):
-        folder = f"{store.base}/{GRIDS}/{name}"
-        yield _told(store, f"{folder}/grid.json", "grid", "", _of_grid) | {"link": _link(store, f"{folder}/grid.md")}
+    for ds in filter(is_day, _names(store, f"{store.base}/{GRIDS}")):  # grids of older versions lie there without a day
+        for config in _names(store, f"{store.base}/{GRIDS}/{ds}"):
+            for name in _names(store, f"{store.base}/{GRIDS}/{ds}/{config}"):
+                folder = grid_folder(store, ds, config, name)
+                yield _told(store, f"{folder}/grid.json", "grid", ds, _of_grid) | {"link": _link(store, f"{folder}/grid.md")}
 
 
 def _of_comparison(content: Mapping[str, Any]) -> Found:
@@ -66,7 +75,39 @@ def _of_test(content: Mapping[str, Any]) -> Found:
 def _of_grid(content: Mapping[str, Any]) -> Found:
     states = [cell["state"] for cell in content["cells"]]
     done = f"{states.count('finished')} of {len(states)} runs finished."
-    return {"ds": content["ds"], "title": f"{content['title']}, on {content['config']}", "said": [done, *content["words"][:1]]}
+    title = f"{content['title']}, on {content['config']}"
+    return {"title": title, "said": [done, *content["words"][:1]], "table": _table_of(content)}
+
+
+def _table_of(content: Mapping[str, Any]) -> Found:
+    """{grid, scale, digits, columns: labels, rows}: the lines of grid.json that have numbers, a cell a column.
+
+    A cell: value (share), spread, gain, low, high (percent), told: whether the gain is told from 0; None where there is none.
+    """
+    rows = [
+        {
+            "channel": content["channels"][line["channel"]],
+            "label": line["label"],
+            "cells": [
+                {**_number(one), **_gain(line["gains"][n] if line["gains"] else None)} for n, one in enumerate(line["numbers"]) if one
+            ],
+        }
+        for line in content["lines"]
+        if line["seeds"]
+    ]
+    columns = [column["label"] for column in content["columns"]]
+    return {"grid": content["grid"], "scale": content["scale"], "digits": content["digits"], "columns": columns, "rows": rows}
+
+
+def _number(one: Mapping[str, Any]) -> Found:
+    return {"value": one["mean"], "spread": one["spread"]}
+
+
+def _gain(one: Mapping[str, Any] | None) -> Found:
+    if one is None:
+        return {"gain": None, "low": None, "high": None, "told": False}
+    told = one["p_holm"] is not None and one["p_holm"] < ALPHA
+    return {"gain": one["percent"], "low": one["low"], "high": one["high"], "told": told}
 
 
 def _told(store: Store, path: str, kind: str, ds: str, of: Callable[[Mapping[str, Any]], Found]) -> Found:

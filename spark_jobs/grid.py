@@ -100,7 +100,8 @@ def requests_of(asked: Request, chosen: Grid, seeds: int) -> dict[Key, Request]:
     """The run of each cell and seed, in the order they are run: a whole table of the first seed before anything of the second.
 
     Raises:
-        UsageError: --set names what makes a cell what it is. SettingsError: with the faults of every cell, each once.
+        UsageError: --set names what makes a cell what it is, or nobody asks for HIT as of the click, which the table shows.
+        SettingsError: with the faults of every cell, each once.
     """
     _refuse_fixed(asked, chosen)
     made: dict[Key, Request] = {}
@@ -115,6 +116,10 @@ def requests_of(asked: Request, chosen: Grid, seeds: int) -> dict[Key, Request]:
                 }
     if faults:
         raise SettingsError(f"{chosen.title}, on {asked.config}", list(faults.values()))
+    as_of_click = any(column.metric == "hit_click" for column in chosen.columns)
+    if as_of_click and not all(own.settings.evaluation.max_clicks for own in made.values()):
+        found = "the table shows HIT as of the click"
+        raise UsageError("trichannel grid", [Fault("evaluation.max_clicks: 0 asks for no list as of a click", found, "leave it out")])
     return made
 
 

@@ -11,6 +11,8 @@ from conf.command import Request
 from conf.errors import Fault, UsageError
 from conf.files import storage_faults, write_atomic
 from conf.manifest import now
+from spark_jobs.conclusions import grid_folder
+from spark_jobs.grid_gates import gates_of
 from spark_jobs.grid_scores import Scores
 from spark_jobs.grid_table import lines_of, markdown, words_of
 from spark_jobs.grids import Grid, published_data
@@ -32,22 +34,23 @@ class Result:
 
 
 def write(asked: Request, made: Result, out: Path | None) -> str:
-    """Write ROOT/_grids/NAME/grid.json and grid.md, and the Markdown between its marks in `out`; returns the Markdown."""
+    """Write grid.json and grid.md where the report finds them, and the Markdown between its marks in `out`; returns the Markdown."""
     seeds = sorted({seed for _, seed in made.cells})
     data = published_data(asked.settings)
     lines = lines_of(made.grid, made.found, seeds, made.failed, data)
-    words = words_of(made.grid, lines, made.found, seeds, data)
+    words = [*words_of(made.grid, lines, made.found, seeds, data), *gates_of(made.grid, lines, made.found)]
     text = markdown(made.grid, lines, words, heading=f"{made.grid.title}: {data_name(asked)}", facts=facts_of(asked, made))
     content = {
         **{"grid": made.name, "title": made.grid.title, "source": made.grid.source, "config": asked.config, "ds": asked.ds},
         **{"run_id": asked.run_id, "written_at": now(), "seeds": seeds, "budget_s": made.budget_s, "published_data": data},
-        **{"scale": made.grid.scale, "columns": [asdict(column) for column in made.grid.columns]},
+        **{"scale": made.grid.scale, "digits": made.grid.digits, "channels": dict(made.grid.channels)},
+        **{"columns": [asdict(column) for column in made.grid.columns]},
         **{"cells": [state_of(made, key) for key in made.cells], "lines": [asdict(line) for line in lines], "words": words},
     }
     store = asked.store
     with storage_faults(store.base):
         for file, body in (("grid.json", json.dumps(content, indent=1, ensure_ascii=False)), ("grid.md", text)):
-            write_atomic(store.fs, f"{store.base}/_grids/{made.name}/{file}", body)
+            write_atomic(store.fs, f"{grid_folder(store, asked.ds, data_name(asked), made.name)}/{file}", body)
     if out is not None:
         whole = between(text_of(out), text, mark=f"{made.name} {data_name(asked)}", where=str(out))
         with storage_faults(str(out)):

@@ -1,23 +1,24 @@
 """What a finished cell of a grid reached, read from the tables of its variant; and the gain of one over another, with its interval."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
 
 from conf.command import Request
 from spark_jobs.grids.layout import Column
 from spark_jobs.metrics.summary import RATIOS
 from spark_jobs.published_rows import rows_of
+from spark_jobs.significance import Moments, gain_interval, holm, linearised, t_test, welch
 
 Floats = npt.NDArray[np.float64]
+
+ROUNDING: Final = 1e-12  # values that differ by less do not differ: their spread is that of floating point
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,16 @@ def scores_of(own: Request) -> Scores:
 
 
 def per_user(rows: pa.Table, column: Column) -> Floats:
-    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of a ratio: such that their mean is it."""
+    """A value a user, by ascending user_idx, of one channel's rows of metrics_user. Of a ratio of sums: linearised, their mean is it.
+
+    Users who have nothing to count, such as no click that was asked for as of itself, are left out.
+    """
     mine = rows.filter(pc.equal(rows["n"], column.n)).sort_by("user_idx")
     if column.metric not in RATIOS:
         return np.asarray(mine[column.metric].to_numpy(), np.float64)
-    top, bottom = (np.asarray(mine[name].to_numpy(), np.float64) for name in RATIOS[column.metric])
-    return np.asarray(top / bottom.mean(), np.float64)
+    counted = mine.filter(pc.is_valid(mine[RATIOS[column.metric][1]]))
+    top, bottom = (np.asarray(counted[name].to_numpy(), np.float64) for name in RATIOS[column.metric])
+    return linearised(top, bottom)
 
 
 def _rows(own: Request, table: str, where: pc.Expression) -> pa.Table:
@@ -78,13 +83,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Gain:
-    """Relative gain over the base in percent, with its 95 % interval (None where there is none), over "seeds" or "users", and how many."""
+    """Relative gain over the base in percent, with its 95 % interval (None where there is none), over "seeds" or "users", and how many.
+
+    p: of no gain, two-sided; p_holm: corrected for all gains of the table. Both None where there is no interval.
+    """
 
     percent: float
     low: float | None
     high: float | None
     over: str
     count: int
+    p: float | None = None
+    p_holm: float | None = None
 
 
 def number(values: Sequence[float]) -> Number:
@@ -93,31 +103,51 @@ def number(values: Sequence[float]) -> Number:
 
 
 def gain_over_seeds(base: Sequence[float], own: Sequence[float]) -> Gain | None:
-    """Of means over seeds, two or more, by Welch's t; None where the base found nothing."""
-    test = partial(stats.ttest_ind, own, base, equal_var=False)
-    return _gain(np.asarray(base), np.asarray(own), test, "seeds")
+    """Of means over seeds, two or more, by Welch's t on their logarithms, exponentiated; None where the base found nothing.
+
+    A difference of logarithms carries the noise of both sides: as a share of the base's mean, it would take that mean as known.
+    """
+    a, b = np.asarray(base, np.float64), np.asarray(own, np.float64)
+    if not a.mean() > 0:
+        return None
+    gain = Gain(100 * (float(b.mean() / a.mean()) - 1), None, None, "seeds", len(a))
+    if min(a.min(), b.min()) <= 0 or np.ptp(a) + np.ptp(b) <= ROUNDING:
+        return gain
+    test = welch(np.log(a)[:, None], np.log(b)[:, None])
+    return _known(gain, np.expm1(test.diff.lo[0]), np.expm1(test.diff.hi[0]), test.p[0])
 
 
 def gain_over_users(base: Floats, own: Floats) -> Gain | None:
-    """Of one seed, by the paired t over users; it knows nothing of the noise of training. None where the base found nothing."""
+    """Of one seed, users paired; it knows nothing of the noise of training. None where the base found nothing.
+
+    The interval is by the delta method on the logarithm of the ratio, p by the paired t-test.
+
+    Raises:
+        ValueError: not as many users on both sides.
+    """
     if base.shape != own.shape:
         raise ValueError(f"{base.shape[0]} users of the base and {own.shape[0]} of the cell cannot be paired")
-    return _gain(base, own, partial(stats.ttest_rel, own, base), "users")
-
-
-def _gain(base: Floats, own: Floats, test: Callable[[], Any], over: str) -> Gain | None:
-    """The interval is that of the difference, as a share of the base's mean, which is taken as known."""
-    mean = float(base.mean()) if len(base) else 0.0
-    if mean == 0:
+    if not len(base) or not base.mean() > 0:
         return None
-    percent = 100 * (float(own.mean()) / mean - 1)
-    low = high = float("nan")
-    # values that never differ, rounding aside, are nothing to test: scipy would warn and give nan
-    if len(base) > 1 and (np.ptp(own - base) if over == "users" else np.ptp(own) + np.ptp(base)) > 1e-12:
-        interval = test().confidence_interval(0.95)
-        low, high = (100 * float(end) / mean for end in (interval.low, interval.high))
-    known = isfinite(low) and isfinite(high)
-    return Gain(percent, low if known else None, high if known else None, over, len(base))
+    moments = Moments.of(base[:, None], own[:, None])
+    gain = Gain(100 * float(moments.gain[0]), None, None, "users", len(base))
+    if np.ptp(own - base) <= ROUNDING:
+        return gain
+    interval = gain_interval(moments)
+    return _known(gain, interval.lo[0], interval.hi[0], t_test(moments).p[0])
+
+
+def _known(gain: Gain, low: float, high: float, p: float) -> Gain:
+    """The gain with its interval, given as shares, and its p; as it was where one of them is no number."""
+    if not all(map(isfinite, (low, high, p))):
+        return gain
+    return replace(gain, low=100 * float(low), high=100 * float(high), p=float(p))
+
+
+def corrected(gains: Sequence[Gain | None]) -> list[Gain | None]:
+    """The gains of a whole table with their p after Holm's correction."""
+    p = holm(np.array([np.nan if gain is None or gain.p is None else gain.p for gain in gains], np.float64))
+    return [gain if gain is None or gain.p is None else replace(gain, p_holm=float(own)) for gain, own in zip(gains, p, strict=True)]
 
 
 def gain_of_one(base: float, own: float) -> Gain | None:

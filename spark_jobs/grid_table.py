@@ -1,10 +1,11 @@
 """The table of a grid: its lines in the paper's layout, what is to be said of it in words, and both as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from spark_jobs.grid_scores import Gain, Number, Scores, gain_of_one, gain_over_seeds, gain_over_users, number
+from spark_jobs.grid_scores import Gain, Number, Scores, corrected, gain_of_one, gain_over_seeds, gain_over_users, number
 from spark_jobs.grids import Cell, Grid
+from spark_jobs.significance import ALPHA
 
 MOST_POP = "most_pop"
 
@@ -39,14 +40,15 @@ def lines_of(grid: Grid, found: Found, seeds: Sequence[int], failed: Mapping[tup
             numbers = tuple(
                 number([found[cell.name, seed].of(channel, column) for seed in done]) if done else None for column in grid.columns
             )
-            gains = _gains(grid, cell, channel, found, done) if cell.base else ()
+            gains = gains_of(grid, cell, channel, found, done) if cell.base else ()
             state = _state(cell, done, seeds, failed)
             lines.append(Line(channel, cell.name, cell.label, done, state, numbers, gains, published.get((channel, cell.name), ())))
-    return lines
+    told = iter(corrected([gain for line in lines for gain in line.gains]))
+    return [replace(line, gains=tuple(next(told) for _ in line.gains)) for line in lines]
 
 
-def _gains(grid: Grid, cell: Cell, channel: str, found: Found, done: Sequence[int]) -> tuple[Gain | None, ...]:
-    """Over its base, from the seeds that both have finished."""
+def gains_of(grid: Grid, cell: Cell, channel: str, found: Found, done: Sequence[int]) -> tuple[Gain | None, ...]:
+    """One a column, over its base, from the seeds that both have finished; None where there is none yet."""
     assert cell.base is not None
     both = [seed for seed in done if (cell.base, seed) in found]
     if not both:
@@ -87,7 +89,7 @@ def words_of(grid: Grid, lines: Sequence[Line], found: Found, seeds: Sequence[in
     if gains:
         rest = len(gains) - above - below - untold
         words.append(
-            f"Of {len(gains)} gains {above} have their whole 95 % interval above 0, {below} below; {rest} cannot be told from 0"
+            f"Of {len(gains)} gains {above} are told from 0 and above it, {below} below (Holm); {rest} cannot be told from 0"
             + (f", and {untold} have no interval." if untold else ".")
         )
         words += [f"{grid.channels[line.channel]}, {line.label}: {sentence}" for line in lines if (sentence := _judged(grid, line))]
@@ -101,14 +103,19 @@ def words_of(grid: Grid, lines: Sequence[Line], found: Found, seeds: Sequence[in
     return words + list(grid.notes)
 
 
+def is_told(gain: Gain) -> bool:
+    """Whether it is told from 0, all gains of the table together in mind."""
+    return gain.p_holm is not None and gain.p_holm < ALPHA
+
+
 def is_above(gain: Gain) -> bool:
-    """Whether the whole interval is."""
-    return gain.low is not None and gain.low > 0
+    """Whether it is told from 0, and above it."""
+    return is_told(gain) and gain.percent > 0
 
 
 def is_below(gain: Gain) -> bool:
-    """Whether the whole interval is."""
-    return gain.high is not None and gain.high < 0
+    """Whether it is told from 0, and below it."""
+    return is_told(gain) and gain.percent < 0
 
 
 def _judged(grid: Grid, line: Line) -> str:
@@ -126,11 +133,11 @@ def _judged(grid: Grid, line: Line) -> str:
 def _how(gains: Sequence[Gain]) -> list[str]:
     words = []
     if any(gain.over == "seeds" for gain in gains):
-        words.append("Intervals of gains over seeds are Welch's t on the means of the seeds; ± is their standard deviation.")
+        words.append("Intervals of gains over seeds are Welch's t on the logarithms of their means; ± their standard deviation.")
     users = [gain.count for gain in gains if gain.over == "users" and gain.low is not None]
     if users:
-        words.append(f"Intervals from one seed are paired t over {max(users):,} users; what another seed would change is not in them.")
-    words.append("Each interval holds by itself; none is corrected for how many there are.")
+        words.append(f"Intervals from one seed are over {max(users):,} users, paired; what another seed would change is not in them.")
+    words.append("Each interval holds by itself; told from 0 is what stays so after Holm's correction for all gains of the table.")
     return words
 
 
@@ -151,7 +158,7 @@ def _popular(grid: Grid, found: Found) -> list[str]:
     for scores in found.values():
         told = [c for c in grid.columns if (MOST_POP, c.metric, c.n) in scores.values]
         if told:
-            shown = ", ".join(f"{c.label} {_value(grid, scores.of(MOST_POP, c))}" for c in told)
+            shown = ", ".join(f"{c.label} {value_text(grid, scores.of(MOST_POP, c))}" for c in told)
             return [f"The most popular items, the same for all, reach {shown} on these {scores.num_users:,} users."]
     return []
 
@@ -173,24 +180,26 @@ def markdown(grid: Grid, lines: Sequence[Line], words: Sequence[str], *, heading
         if line.published:
             rows.append(["", f"*{label}, paper*", "", *(f"*{value:.{grid.digits}f}*" for value in line.published)])
         if any(line.gains):
-            rows.append(["", "gain", "", *(_gain(one) for one in line.gains)])
+            rows.append(["", "gain", "", *(gain_text(one) for one in line.gains)])
     table = _aligned(rows)
     return "\n".join(
         [f"### {heading}", "", f"{facts} Shares of held-out clicks{unit}.", "", *table, "", *(f"- {one}" for one in words), ""]
     )
 
 
-def _value(grid: Grid, share: float) -> str:
+def value_text(grid: Grid, share: float) -> str:
+    """A share as the table shows it."""
     return f"{grid.scale * share:.{grid.digits}f}"
 
 
 def _number(grid: Grid, one: Number | None) -> str:
     if one is None:
         return "–"
-    return _value(grid, one.mean) + (f" ± {_value(grid, one.spread)}" if one.spread is not None else "")
+    return value_text(grid, one.mean) + (f" ± {value_text(grid, one.spread)}" if one.spread is not None else "")
 
 
-def _gain(one: Gain | None) -> str:
+def gain_text(one: Gain | None) -> str:
+    """A gain as the table shows it: percent, and its interval in brackets where it has one."""
     if one is None:
         return "–"
     shown = f"{one.percent:+.1f} %"

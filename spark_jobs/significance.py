@@ -129,6 +129,19 @@ def gain_interval(moments: Moments, *, alpha: float = ALPHA) -> Interval:
     return Interval(ratio - 1, ratio * np.exp(-half) - 1, ratio * np.exp(half) - 1)
 
 
+def linearised(top: F64, bottom: F64, means: tuple[F64, F64] | None = None) -> F64:
+    """float64[N, ...]: a value a unit, whose mean is R = sum(top) / sum(bottom) and whose spread that of R by the delta method.
+
+    R + (top - R bottom) / mean(bottom): so a ratio of sums over units is tested as a mean is. NaN where the bottom sums to 0.
+    means: of top and bottom over all units, where these are some of them.
+    Source: Deng, Knoblich and Lu 2018, "Applying the delta method in metric analytics"; Budylin et al. 2018 (linearisation).
+    """
+    mean_top, mean_bottom = means or (top.mean(axis=0), bottom.mean(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = mean_top / mean_bottom
+        return np.asarray(ratio + (top - ratio * bottom) / mean_bottom, np.float64)
+
+
 def percentile_interval(value: F64, replicates_BC: F64, *, alpha: float = ALPHA) -> Interval:
     """`value` with the middle 1 - alpha of its bootstrap replicates; NaN where one of them is."""
     lo, hi = np.quantile(replicates_BC, [alpha / 2, 1 - alpha / 2], axis=0)

@@ -13,17 +13,30 @@ COLUMNS: Final = ("metric", "A", "B", "gain", "95 % interval", "p", "Holm", "BH"
 # ---- the verdict ---------------------------------------------------------------------------------------------------
 
 
-def verdict(lines: Sequence[Line], users: Mapping[str, int], num_a: int, num_b: int) -> list[str]:
+def verdict(lines: Sequence[Line], users: Mapping[str, int], num_a: int, num_b: int, *, own_numbers: bool = False) -> list[str]:
     """What the numbers say, the answer first; then what stands behind it, and what makes it doubtful.
 
     An answer is by users after Holm's correction; with two or more trainings of both it also has to outlast the chance of training.
+    own_numbers: a user may have another number under A than under B.
     """
     several = num_a > 1 and num_b > 1
     said = [_answer(lines, several), _largest(lines)]
     said.append(_trainings(lines, num_a, num_b) if several else _one_training(num_a, num_b))
+    if others := users["only_a"] + users["only_b"] + users["in_part"]:
+        said.append(_not_in_both(others, users["both"], own_numbers))
     if users["other_truth"]:
         said.append(f"Beware: {users['other_truth']} of {users['both']} users had another number of clicks to find under A than under B.")
     return said
+
+
+def _not_in_both(others: int, both: int, own_numbers: bool) -> str:
+    """Pairs are of equal sets of users (algorithms.md 8.6); what is left of others may be another kind of user."""
+    sampled = (
+        " The two number their users differently, so each has scored a sample of its own where it has more than evaluation.max_users: "
+        "raise that above their number."
+    )
+    text = f"Beware: {others} of {both + others} users are not in both: the answer is about the other {both} alone."
+    return text + (sampled if own_numbers else "")
 
 
 def significant(line: Line) -> bool:

@@ -38,6 +38,7 @@ class Grid:
 
     source: where it stands. family: cells of one name are the same runs in all grids of a family. channels: channel -> the paper's word.
     scale: what a share is multiplied with (100 = percent). defaults: as a cell's, for all cells. notes: what a reader must know.
+    gates: what the paper found, names in GATES of spark_jobs/grid_gates.py.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Grid:
     digits: int = 4
     published: Published = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
 
     def cell(self, name: str) -> Cell:
         """The cell of that name."""

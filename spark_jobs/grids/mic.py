@@ -145,6 +145,7 @@ TABLE_2: Final = Grid(
     digits=3,
     published={"Amazon Books": BOOKS_2, "Taobao": TAOBAO_2},
     notes=(NDCG,),
+    gates=("share_of_gains",),
 )
 TABLE_3: Final = replace(
     TABLE_2,
@@ -153,4 +154,5 @@ TABLE_3: Final = replace(
     cells=SETTINGS,
     channels={"u2i": "U2I", "u2u2i": "U2U", "i2i": "I2I"},
     published={"Amazon Books": BOOKS_3},
+    gates=("single_contrasts",),
 )

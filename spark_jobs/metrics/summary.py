@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
+from scipy import stats
 
 from spark_jobs.metrics import ACCURACY, VARIETY
 from spark_jobs.metrics.scoring import ALL
 
-Z95: Final = 1.959963984540054  # 97.5 % point of the normal distribution
+Z95: Final = float(stats.norm.ppf(0.975))
 # metric -> (numerator, denominator): sums over users by sums over users
 RATIOS: Final = {"hit_cut": ("n_click_hit", "n_click"), "hit_click": ("n_asof_hit", "n_asof")}
 

@@ -25,3 +25,18 @@ def test_slices_by_known_fields_are_taken():
     evaluation = {"category_field": "category", "slices": {"user_fields": ["city"], "head": 0.9, "tail": 0.9, "activity": [5, 50]}}
     made = Settings.model_validate({"source": {"kind": "generic", "path": "x", "fields": FIELDS}, "evaluation": evaluation})
     assert made.evaluation.slices.user_fields == ["city"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "merge", "fault"),
+    [
+        (200, 200, "evaluation.at: 500 is beyond channels.top 200 and merge.top 200; raise channels.top and merge.top"),
+        (500, 200, "evaluation.at: 500 is beyond merge.top 200; raise merge.top"),
+        (499, 500, "evaluation.at: 500 is beyond channels.top 499; raise channels.top"),
+    ],
+)
+def test_lists_that_end_before_n_are_not_compared_with_longer_ones(channels, merge, fault):
+    sections = {"channels": {"top": channels}, "merge": {"top": merge}, "evaluation": {"at": [20, 500]}}
+    with pytest.raises(ValueError, match=fault):
+        Settings.model_validate({"config_version": 1, **sections})
+    Settings.model_validate({"config_version": 1, "channels": {"top": 500}, "merge": {"top": 500}, "evaluation": {"at": [20, 500]}})

@@ -31,6 +31,7 @@ def day_settings(root, **sections):
         "index": {"recall_at": 10, "recall_queries": 30},
         "channels": {"top": 12, "u2u2i": {"neighbours": 6, "profile": 8}, "i2i": {"neighbours": 6, "history": 10}},
         "merge": {"top": 15},
+        "evaluation": {"at": [5, 12]},
     }
     for section, given in sections.items():
         values[section] = values.get(section, {}) | given

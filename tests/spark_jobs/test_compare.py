@@ -41,7 +41,7 @@ def test_users_of_both_are_paired_and_all_others_counted(spark: SparkSession, ma
     publish_scores(asked, "exp", {("u2i", 2): b, ("u2i", 9): b}, keys=keys, truth={"bob": 3})
     found = compared(spark, asked, "main/u2i", "exp/u2i", tmp_path)
     assert found["users"] == {"both": 4, "only_a": 1, "only_b": 1, "in_part": 0, "other_truth": 1}
-    assert [(line["metric"], line["n"]) for line in found["lines"]] == [(metric, 2) for metric in METRICS]
+    assert [(line["metric"], line["n"]) for line in found["lines"]] == [(metric, 2) for metric in (*METRICS, "hit_cut")]
     # as in tests of paired: d = .5, 0, .5, 0
     line = numbers(found)
     assert (line["mean_a"], line["mean_b"], line["diff"], line["gain"]) == (0.5, 0.75, 0.25, 0.5)
@@ -55,6 +55,7 @@ def test_users_of_both_are_paired_and_all_others_counted(spark: SparkSession, ma
         "users: 4 under both; left out: 1 only under A, 1 only under B",
     ]
     assert printed[-1].startswith("Beware: 1 of 4 users")
+    assert printed[-2] == "Beware: 2 of 6 users are not in both: the answer is about the other 4 alone."
     (told,) = conclusions(asked.store, ds=asked.ds)  # for the report
     assert (told["title"], told["said"]) == ("A main/u2i@2026-01-31, B exp/u2i@2026-01-31", found["verdict"])
     assert asked.store.read_status("r1")["status"] == "ok"
@@ -66,12 +67,15 @@ def test_channels_of_a_real_day_agree_with_its_metrics_and_with_scipy(spark: Spa
     told = table(spark, asked, "metrics").query("slice == 'all'").to_dict("records")
     rows = {(r["channel"], r["metric"], r["n"]): r["value"] for r in told}
     users = table(spark, asked, "metrics_user")
-    assert len(found["lines"]) == 2 * len(METRICS)
+    assert {line["metric"] for line in found["lines"]} == {*METRICS, "hit_cut"}  # popular is never asked as of a click
     for line in found["lines"]:
         assert line["mean_a"] == pytest.approx(rows["popular", line["metric"], line["n"]], abs=1e-9)
         assert line["mean_b"] == pytest.approx(rows["u2i", line["metric"], line["n"]], abs=1e-9)
-        wide = users[users["n"] == line["n"]].pivot_table(index="user_idx", columns="channel", values=line["metric"])
-        assert line["p"] == pytest.approx(stats.ttest_rel(wide["u2i"], wide["popular"]).pvalue, abs=1e-9)
+        wide = users[users["n"] == line["n"]].pivot_table(
+            index="user_idx", columns="channel", values=line["metric"] if line["metric"] in METRICS else "n_click_hit"
+        )
+        if line["metric"] in METRICS:
+            assert line["p"] == pytest.approx(stats.ttest_rel(wide["u2i"], wide["popular"]).pvalue, abs=1e-9)
     assert found["users"]["both"] == users["user_idx"].nunique()
 
 
@@ -93,6 +97,7 @@ def test_several_trainings_are_averaged_by_user_and_tested_among_each_other(spar
     assert found["users"] == {"both": 29, "only_a": 0, "only_b": 0, "in_part": 1, "other_truth": 0}
     kept = [n for n in range(30) if n != 7]
     a, b = (np.stack([trainings[f"{side}-s{seed}"][kept] for seed in (1, 2, 3)]) for side in "ab")
+    assert found["verdict"][-1].startswith("Beware: 1 of 30 users are not in both")
     line = numbers(found)
     assert line["p"] == pytest.approx(stats.ttest_rel(b.mean(axis=0), a.mean(axis=0)).pvalue, abs=1e-9)
     assert line["trainings"]["means_a"] == pytest.approx(a.mean(axis=1))
@@ -107,6 +112,29 @@ def test_users_are_paired_by_key_where_their_numbers_differ(spark: SparkSession,
     found = compared(spark, asked, "main", "@2026-02-01", tmp_path)
     assert found["users"] == {"both": 2, "only_a": 1, "only_b": 1, "in_part": 0, "other_truth": 0}
     assert (numbers(found)["mean_a"], numbers(found)["mean_b"]) == (0.25, 0.625)
+    assert found["verdict"][-1] == (
+        "Beware: 2 of 4 users are not in both: the answer is about the other 2 alone. The two number their users differently, so each has "
+        "scored a sample of its own where it has more than evaluation.max_users: raise that above their number."
+    )
+
+
+@pytest.mark.parametrize("num", [3, 4])
+def test_hits_are_compared_by_user_not_by_click(spark: SparkSession, make_request, tmp_path, num: int) -> None:
+    asked = make_request()
+    keys = ("ada", "bob", "cyd", "dan")[:num]
+    # of 1, 9 and 2 clicks; dan was not asked as of the click, and has no hit as of the cut
+    a, b = {"ada": (1, 1), "bob": (9, 3), "cyd": (2, 0)}, {"ada": (1, 1), "bob": (9, 6), "cyd": (2, 1)}
+    publish_scores(asked, "a", {("u2i", 2): dict.fromkeys(keys, 0.5)}, clicks=a)
+    publish_scores(asked, "b", {("u2i", 2): dict.fromkeys(keys, 0.5)}, clicks=b)
+    found = compared(spark, asked, "a/u2i", "b/u2i", tmp_path)
+    as_of_click, cut = (numbers(found, metric=name) for name in ("hit_click", "hit_cut"))
+    assert (as_of_click["mean_a"], as_of_click["mean_b"]) == (pytest.approx(4 / 12), pytest.approx(8 / 12))
+    assert cut["mean_b"] == pytest.approx(8 / (12 + 4 * (num - 3)))
+    counts = np.array([[1, 9, 2, 0], [1, 3, 0, 0], [1, 6, 1, 0]])[:, :num]
+    own = [(hits - hits.sum() / 12 * counts[0]) / counts[0].mean() + hits.sum() / 12 for hits in counts[1:]]
+    assert as_of_click["p"] == pytest.approx(stats.ttest_rel(own[1], own[0]).pvalue)
+    assert as_of_click["gain"] == pytest.approx(1)
+    assert as_of_click["delta_lo"] < 1 < as_of_click["delta_hi"]
 
 
 def test_any_number_of_partitions_gives_the_sums_of_a_plain_dict(spark: SparkSession) -> None:
@@ -118,8 +146,9 @@ def test_any_number_of_partitions_gives_the_sums_of_a_plain_dict(spark: SparkSes
         frames.append(pd.DataFrame([(u, n, rng.random(), rng.random(), 3) for u in users for n in (*at, 20)]))
     trainings = [spark.createDataFrame(frame, "user int, n int, recall double, hr double, n_truth int") for frame in frames]
     units = paired([training.repartition(64) for training in trainings], num_a=2, metrics=metrics, at=at).persist()
-    shape = {"num_a": 2, "num_b": 1, "num_at": 2, "num_metrics": 2, "seed": 7}
-    one, many = (sums_of(units.repartition(num, "unit"), **shape) for num in (1, 12))
+    both = units.where("in_a = 2 and in_b = 1")
+    of_all = {"shape": (3, 2, 2), "num_a": 2, "seed": 7, "cells": lambda values: values}
+    one, many = (sums_of(both.repartition(num, "unit"), **of_all) for num in (1, 12))
     found = [lines_of(sums, [(m, n) for m in metrics for n in at], 2) for sums in (one, many)]
     for line, other in zip(*found, strict=True):
         plain = [{name: value for name, value in part.items() if isinstance(value, float)} for part in (line, other)]

@@ -93,7 +93,7 @@ def test_a_number_of_days_below_one_is_refused(capsys):
 TWO = DAYS[1:]
 SMALL = (
     *TINY, "model.dim=8", "model.hidden=[16]", "trainer.epochs=1", "trainer.batch=128", "trainer.launcher=single", "trainer.workers=1",
-    "evaluation.baselines=[]", "source.synthetic.days=10", "channels.top=20", "merge.top=20",
+    "evaluation.baselines=[]", "evaluation.at=[5, 20]", "source.synthetic.days=10", "channels.top=20", "merge.top=20",
 )  # fmt: skip
 
 

@@ -135,6 +135,16 @@ def test_faults_of_the_cells_come_once_each(tmp_path):
     assert len(refused.value.faults) == 1
 
 
+@pytest.mark.parametrize("name", ["micrec_table2", "micrec_table4", "micrec_fig3"])
+def test_micrec_is_measured_as_of_the_click(name, tmp_path):
+    """Algorithms.md 8.3: HIT by the clicks before each, unless somebody asks for the cut."""
+    own = next(iter(requests_of(asked(tmp_path, "split.kind=last_k"), GRIDS[name], 1).values()))
+    assert "click_ranks" in own_stages(own.settings)
+    assert {column.metric for column in GRIDS[name].columns} <= {"hit_click", "coverage"}
+    with pytest.raises(UsageError, match="max_clicks: 0 asks for no list as of a click"):
+        requests_of(asked(tmp_path, "evaluation.max_clicks=0"), GRIDS[name], 1)
+
+
 def test_wrong_use_is_refused_before_anything_runs(tmp_path):
     out = tmp_path / "results.md"
     out.write_text("<!-- grid mic_table2 bare -->\n")
@@ -186,7 +196,7 @@ def test_dry_run_starts_nothing(name, cells, one, tmp_path, capsys):
 
 
 def states(root: Path) -> dict[str, str]:
-    told = json.loads((root / "_grids" / "mic_table2" / "grid.json").read_text())
+    told = json.loads((root / "_grids" / DS / "demo" / "mic_table2" / "grid.json").read_text())
     return {f"{cell['cell']}-s{cell['seed']}": cell["state"] for cell in told["cells"]}
 
 
@@ -226,11 +236,11 @@ def test_a_grid_stops_by_its_budget_and_goes_on(tiny_day: TinyDay, tmp_path: Pat
     assert second.count("| gain ") == 9
     assert out.read_text().startswith("# Results\n\n<!-- grid mic_table2 demo -->\n### MIC, table 2: demo\n")
     assert out.read_text().count("### MIC") == 1
-    assert (root / "_grids" / "mic_table2" / "grid.md").read_text() in second
+    assert (root / "_grids" / DS / "demo" / "mic_table2" / "grid.md").read_text() in second
     assert {job: day.store.current(job, DS) for job in before} == before
     assert not (root / "grid-mic-dnn-s1" / "samples").exists()
 
-    told = json.loads((root / "_grids" / "mic_table2" / "grid.json").read_text())
+    told = json.loads((root / "_grids" / DS / "demo" / "mic_table2" / "grid.json").read_text())
     cells = {cell["cell"]: cell for cell in told["cells"]}
     assert all(cell["seconds"] > 0 for cell in cells.values())
     line = next(line for line in told["lines"] if line["cell"] == "dssm-mic" and line["channel"] == "u2i")

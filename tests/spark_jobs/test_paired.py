@@ -109,7 +109,16 @@ def test_the_answer_is_what_the_corrected_tests_say(lines, several, said):
 
 def test_users_who_were_asked_for_something_else_are_named():
     assert verdict([line_of(0.1, 0.01)], USERS | {"other_truth": 3}, 1, 1)[-1].startswith("Beware: 3 of 4 users")
-    assert not any(line.startswith("Beware") for line in verdict([line_of(0.1, 0.01)], USERS, 1, 1))
+
+
+def test_users_who_are_not_in_both_are_named():
+    """Algorithms.md 8.6: pairs are of equal sets of users."""
+    for left_out in ("only_a", "only_b", "in_part"):
+        users = {**USERS, "only_b": 0, left_out: 2}
+        said = verdict([line_of(0.1, 0.01)], users, 1, 1)
+        assert said[-1] == "Beware: 2 of 6 users are not in both: the answer is about the other 4 alone."
+        assert "evaluation.max_users" in verdict([line_of(0.1, 0.01)], users, 1, 1, own_numbers=True)[-1]
+    assert not any(line.startswith("Beware") for line in verdict([line_of(0.1, 0.01)], USERS | {"only_b": 0}, 1, 1))
 
 
 def test_the_table_has_a_line_a_number_and_says_who_was_left_out():

@@ -10,6 +10,7 @@ from spark_jobs.significance import (
     detectable,
     gain_interval,
     holm,
+    linearised,
     percentile_interval,
     t_test,
     welch,
@@ -127,6 +128,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     # A against a second measurement of A: false positives at their rate
     again = rng.binomial(20, skill) / 20
     assert (t_test(Moments.of(a, again)).p < 0.05).mean() == pytest.approx(0.05, abs=0.03)
+
+
+def test_a_ratio_of_sums_is_tested_as_a_mean_is():
+    # 600 repetitions of 200 users with 1 to 40 clicks each, of which the more clicks they have, the less they find
+    rng = np.random.default_rng(2)
+    clicks = rng.integers(1, 41, (200, 600)).astype(float)
+    share_a, share_b = 0.5 - clicks / 160, 0.6 - clicks / 160
+    a, b = (linearised(rng.binomial(clicks.astype(int), share) * 1.0, clicks) for share in (share_a, share_b))
+    # E[clicks] = 20.5, E[clicks^2] = 553.5
+    truth = (0.6 - 553.5 / 20.5 / 160) / (0.5 - 553.5 / 20.5 / 160) - 1
+    gain = gain_interval(Moments.of(a, b))
+    assert ((gain.lo <= truth) & (truth <= gain.hi)).mean() == pytest.approx(0.95, abs=0.03)
+    one = linearised(np.array([3.0, 0, 1]), np.array([4.0, 1, 2]))
+    ratio, spread = 4 / 7, np.array([3, 0, 1]) - 4 / 7 * np.array([4, 1, 2])
+    assert one.mean() == pytest.approx(ratio)
+    assert one.std(ddof=1) == pytest.approx(spread.std(ddof=1) / (7 / 3))
+    assert np.isnan(linearised(np.zeros(3), np.zeros(3))).all()
 
 
 def test_trainings_are_compared_as_scipy_does():
