@@ -75,7 +75,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "index": JobSpec(
         ("embeddings_user", "embeddings_item", "user_state", "item_feat", "item_index"),
         ("index",),
-        ("index",),
+        ("index", "channels.top"),  # top: as deep as lists go, recall is measured
         "retrieval.index",
         optional=("item_index",),
         files=("index.blocklist",),

@@ -1,4 +1,4 @@
-"""What an index is made of: the vectors of a table by idx, which items may be recommended, whose queries measure recall."""
+"""What an index is made of: the vectors of a table by idx, which items may be recommended, which queries measure recall."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +123,7 @@ def has_known_field(item_feat: pa.Table, registry: Registry) -> Bools:
     return known
 
 
-def sample_users(users: Source, num: int) -> F32:
-    """float32[Q, K, D]: the vectors of `num` users, the same ones on every run, spread over all of them."""
-    vectors = users.sample(num * users.rows_per_id, _QUERY_SEED).vectors()
-    return vectors.matrix.reshape(-1, users.rows_per_id, vectors.matrix.shape[1])
+def sample_queries(source: Source, num: int) -> F32:
+    """float32[Q, K, D]: the vectors of `num` users or items, the same ones on every run, spread over all of them."""
+    vectors = source.sample(num * source.rows_per_id, _QUERY_SEED).vectors()
+    return vectors.matrix.reshape(-1, source.rows_per_id, vectors.matrix.shape[1])

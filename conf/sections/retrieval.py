@@ -40,7 +40,7 @@ class Index(Section):
     sample_rows: int = Field(50_000, ge=10_000, description="of auto: vectors that the kinds are measured on; decision")
     nprobe: Positive = Field(32, description="lists probed by an IVF factory; auto finds its own")
     ef_search: Positive = Field(64, description="candidates kept by an HNSW factory while it searches; auto finds its own")
-    recall_at: Positive = Field(50, description="N of the measured recall")
+    recall_at: Positive | None = Field(None, description="N of the measured recall; null = channels.top, as deep as lists go; decision")
     recall_queries: Positive = Field(1_000, description="queries of the measurement")
     blocklist: str | None = Field(
         None,

@@ -28,7 +28,7 @@ def day_settings(root, **sections):
         "source": {"fields": FIELDS},
         "split": {"kind": "last_k"},
         "model": {"dim": 16, "hidden": [32], "history": 5},
-        "index": {"recall_at": 10, "recall_queries": 30},
+        "index": {"recall_queries": 30},
         "channels": {"top": 12, "u2u2i": {"neighbours": 6, "profile": 8}, "i2i": {"neighbours": 6, "history": 10}},
         "merge": {"top": 15},
     }

@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import BadDataError, GateError
 from conf.files import hash_file
-from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_users
+from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_queries
 from retrieval.vector_index import index_files, unit
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, day_settings, manifest, table
 
@@ -35,7 +35,7 @@ def test_index_json_tells_what_was_built_and_hashes_every_file(day):
         "factory": "auto",
         "similarity": "cosine",
         "interests": 1,
-        "recall_at": 10,
+        "recall_at": 12,
         "recall_queries": 30,
     }
     assert set(document["indexes"]) == {"items", "users"}
@@ -53,6 +53,17 @@ def test_an_ivf_index_below_the_recall_goal_is_refused_and_nothing_is_published(
         run(made, "index")
     assert refused.value.exit_code == 4
     assert made.store.current("index", DS) is None
+
+
+def test_recall_is_promised_as_deep_as_lists_go(variant, run):
+    """Half of the lists looked into: the nearest few are found, most of the 40 that a list publishes are not."""
+    half = {"factory": "IVF2,Flat", "nprobe": 1, "min_recall": 0.6}
+    shallow = variant("shallow", index={**half, "recall_at": 3}, channels={"top": 40})
+    run(shallow, "index")
+    assert min(one["recall"] for one in manifest(shallow, "index").counters["index"].values()) >= 0.6
+    deep = variant("deep", index=half, channels={"top": 40})
+    with pytest.raises(GateError, match=r"items: recall@40 is 0\.\d+, want 0.6"):
+        run(deep, "index")
 
 
 def test_goals_that_no_kind_meets_are_refused_and_nothing_is_published(variant, run):
@@ -112,8 +123,8 @@ def test_vectors_are_read_by_idx_and_interest_and_must_be_finite(stored):
     assert read_vectors(files, keep=np.array([2], dtype=np.int32)).matrix.tolist() == [[3, 4], [5, 6]]
     source = Source(files, read_ids(files), rows_per_id=2)
     assert source.rows == 4
-    assert sample_users(source, 5).shape == (2, 2, 2)
-    assert sorted(sample_users(source, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
+    assert sample_queries(source, 5).shape == (2, 2, 2)
+    assert sorted(sample_queries(source, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
     with pytest.raises(BadDataError, match="1 vectors are not finite   idx \\[9\\]"):
         read_vectors([stored("c", [*ROWS, (9, 0, [float("nan"), 0.0])])])
 
