@@ -48,6 +48,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ("clicks", "users", "items"),
         ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),
         ("split", "vocabulary", "model.fields"),
+        code=2,
         continues=("user_index", "item_index", VOCABULARIES),
     ),
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
