@@ -133,6 +133,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ),
         ("report",),
         ("report", "evaluation"),
+        code=2,
     ),
     "ab_test": JobSpec((), ("ab_report",), ("ab",), files=("ab.path",)),
 }
