@@ -106,11 +106,11 @@ def events_of(histories):
     return rows
 
 
-def publish_model(store, settings, facts):
+def publish_model(store, settings, facts, run_id="model"):
     item_feat = pq.read_table(store.files_of(store.manifest("item_feat", DS, settings)))
     sizes = {"user_id": 4 + NUM_USERS, "gender": 6, "likes": 7, "item_id": 4 + NUM_ITEMS, "category": 8, "tags": 6}
     encoder = build_encoder(settings, settings.registry(), Catalogue.from_arrow(item_feat, settings.registry()), sizes)
-    with store.publication("train", DS, "model", settings) as publication:
+    with store.publication("train", DS, run_id, settings) as publication:
         folder = publication.folder("model")
         content = export.model_content(encoder.state_dict(), encoder, settings, vocab_sizes=sizes, vocabularies={})
         torch.save(content, f"{folder}/model.pt")

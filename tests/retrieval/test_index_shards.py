@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conf.errors import GateError, NotReadyError
+from conf.errors import GateError
 from conf.files import hash_file
 from conf.sections.retrieval import Index
-from conf.tables import resolve
 from retrieval.index_inputs import Source
 from retrieval.index_parts import Parts
 from retrieval.index_shards import parts_of
 from retrieval.vector_index import index_files
-from tests.retrieval.day import DS, manifest, table
-from tests.trainer.planted import write
+from tests.retrieval.day import DS, manifest
 
 RESULTS = ("neighbours_user", "neighbours_item", "channel_candidates")
 
@@ -89,19 +87,3 @@ def test_parts_are_as_set_or_as_many_as_memory_asks(shards, ids, wanted):
     """A vector of width 64 takes 256 bytes: a hundred of them fill the memory that is allowed."""
     source = Source((), np.arange(1, ids + 1, dtype=np.int32))
     assert parts_of(source, 64, Index(shards=shards, max_memory="25.6kB")) == wanted
-
-
-def test_an_index_older_than_its_vectors_is_refused(copied, run):
-    """The model is another one, embed ran again, index did not."""
-    names = ("embeddings_user", "embeddings_item")
-    rows = {name: [row | {"vector": [-x for x in row["vector"]]} for row in table(copied, name)] for name in names}
-    with copied.store.publication("embed", DS, "again", copied.settings) as publication:
-        for name in names:
-            shape = resolve(name, copied.settings.registry(), copied.settings.shape())
-            write(publication, shape, rows[name], ((len(rows[name]),),), manifest(copied, name).facts)
-        publication.commit()
-    for job, about in (("neighbours", "embeddings_item"), ("candidates", "embeddings_user")):
-        with pytest.raises(NotReadyError, match=f"the index was made of other vectors than {about} holds") as refused:
-            run(copied, job, run_id="late")
-        assert refused.value.exit_code == 3
-    run(copied, "index", "neighbours", "candidates", run_id="mended")

@@ -42,6 +42,8 @@ def folder(tmp_path, world):
     (tmp_path / "index.json").write_text(
         json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "parts": ["items"], "files": files}}})
     )
+    _, sha256 = hash_file(filesystem, f"{root}/index.json")
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": [{"name": "index.json", "sha256": sha256}]}))
     return tmp_path
 
 
@@ -128,7 +130,7 @@ def flipped(content):
 
 
 @pytest.mark.parametrize("damage", [flipped, lambda content: content[:-100], lambda content: b""], ids=["bit", "truncated", "empty"])
-@pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy"])
+@pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy", "index.json"])
 def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, folder, name, damage, monkeypatch):
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("FAISS opened a damaged file"))
@@ -138,15 +140,22 @@ def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, f
         register_search_udf(spark, "damaged", str(folder), top_k=3)
 
 
-def test_a_missing_file_and_a_broken_index_json_are_named(folder):
-    (folder / "items_ids.npy").unlink()
-    with pytest.raises(BadDataError, match=r"items_ids.npy.*\n.*the file is missing"):
+@pytest.mark.parametrize("name", ["items_ids.npy", "index.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BadDataError, match=rf"{name}.*\n.*the file is missing"):
         index_files(str(folder))["items"].open()
-    (folder / "index.json").write_text("{")
-    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
-        index_files(str(folder))
-    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
-        index_files(str(folder / "elsewhere"))
+
+
+def test_an_index_json_that_lacks_something_and_a_folder_that_is_no_run_are_named(folder):
+    (folder / "index.json").write_text('{"indexes": {"items": {"is_unit": true}}}')
+    _, sha256 = hash_file(*open_root(str(folder / "index.json")))
+    with pytest.raises(BadDataError, match=r"index.json lacks 'files'.*run: trichannel index"):
+        index_files(str(folder), sha256)
+    (folder / "manifest.json").write_text("{")
+    for nowhere in (folder, folder / "elsewhere"):
+        with pytest.raises(BadDataError, match=r"manifest.json is missing or damaged.*run folder of table index"):
+            index_files(str(nowhere))
 
 
 def test_a_file_of_a_remote_storage_is_copied_once_and_checked(folder, monkeypatch, tmp_path_factory):
