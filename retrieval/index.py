@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import fs as pafs
 from pyspark.sql import DataFrame
 
-from conf.errors import BadDataError
+from conf.errors import BadDataError, Fault
 from conf.files import hash_file, storage_faults
 from conf.storage import Store
 from retrieval.index_build import Asked, Built, build_all, choices
@@ -63,7 +63,9 @@ def sources(context: Context) -> tuple[Source, Source, int]:
     train = np.intersect1d(all_users, state.filter(pc.greater(state["num_train"], 0))["user_idx"].to_numpy())
     context.counters["index_users"] = {"indexed": len(train), "no_train_events": len(state) - len(train)}
     if not len(train):
-        raise BadDataError(f"index, ds={context.ds}", ["no user has train events"])
+        fix = f"see split.* in the settings, or run: trichannel events --ds {context.ds}, then what follows"
+        found = f"{len(all_users)} users have vectors, {len(state)} a row in user_state"
+        raise BadDataError(f"index, ds={context.ds}", [Fault("no user has train events", found, fix)])
     return items, Source(user_files, train, context.facts["interests"]), len(all_users)
 
 

@@ -102,10 +102,13 @@ def recommendable(context: Context, items: I32) -> I32:
     context.counters["index_items"] = {"catalogue": len(table), "indexed": len(chosen), **counts}
     missing = np.setdiff1d(chosen, items)
     if len(missing):
-        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")
+        fix = f"run: trichannel embed --ds {context.ds}"
+        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}", fix)
         raise BadDataError(f"embeddings_item, ds={context.ds}", [fault])
     if not len(chosen):
-        fault = Fault("no item may be recommended", f"{len(table)} items, none eligible, with a known field and not blocked")
+        found = f"{len(table)} items: {', '.join(f'{name} {count}' for name, count in counts.items())}"
+        fix = "look at source.items.eligible and publish_ts, model.fields.item, index.blocklist"
+        fault = Fault("no item may be recommended", found, fix)
         raise BadDataError(f"item_feat, ds={context.ds}", [fault])
     return chosen
 

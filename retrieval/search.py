@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
+from conf.errors import BadDataError, Fault
 from retrieval.ragged import F32, I32, Ragged
 from retrieval.vector_index import IndexFiles, VectorIndex, index_files
 
@@ -28,7 +30,7 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
     """
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """A row out for each row in, in order; raises ValueError if a vector has another length than the index's."""
+        """A row out for each row in, in order; raises BadDataError if a vector has another length than the index's."""
         index, together = load_index(), max(1, _ANSWERS // (top_k + exclude_self))
         for batch in batches:
             for start in range(0, batch.num_rows, together):
@@ -69,7 +71,8 @@ def _search_udf(files: IndexFiles, top_k: int) -> Callable[..., Column]:
         neighbours = np.full(len(vectors), None, dtype=object)
         similarities = neighbours.copy()
         if known.any():
-            found = index.nearest(np.stack(vectors[known].to_list()).astype(np.float32)[:, None, :], top_k)
+            queries = vectors_of(pa.array(vectors[known].to_list(), pa.list_(pa.float32())), index.vectors.shape[1])
+            found = index.nearest(queries[:, None, :], top_k)
             assert found.weights is not None
             for row, (start, stop) in zip(np.flatnonzero(known), zip(found.starts, found.starts[1:], strict=False), strict=True):
                 neighbours[row], similarities[row] = found.values[start:stop], found.weights[start:stop].astype(np.float32)
@@ -81,10 +84,13 @@ def _search_udf(files: IndexFiles, top_k: int) -> Callable[..., Column]:
 
 
 def vectors_of(lists: pa.Array, dim: int) -> F32:
-    """float32[n, dim] of a list<float32> column without nulls; raises ValueError if a vector has another length."""
+    """float32[n, dim] of a list<float32> column without nulls; raises BadDataError if a vector has another length."""
     flat: F32 = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if len(flat) != len(lists) * dim:
-        raise ValueError(f"{len(lists)} vectors hold {len(flat)} numbers; want {dim} each")
+    lengths = pc.list_value_length(lists)
+    if not pc.all(pc.equal(lengths, dim)).as_py():
+        found = f"the first of {lengths.filter(pc.not_equal(lengths, dim))[0]} numbers, want {dim}"
+        fix = "search with vectors of the model that the index was made of; run: trichannel embed, then: trichannel index"
+        raise BadDataError("vectors that are searched for", [Fault("vectors have another length than those of the index", found, fix)])
     return flat.reshape(len(lists), dim)
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from conf.errors import BadDataError, GateError
 from conf.files import hash_file
+from conf.tables import resolve
 from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_queries
 from retrieval.vector_index import index_files, unit
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, day_settings, manifest, table
+from tests.trainer.planted import write
 
 
 def test_items_that_are_eligible_and_known_and_users_with_train_events_are_indexed(day):
@@ -72,6 +74,33 @@ def test_goals_that_no_kind_meets_are_refused_and_nothing_is_published(variant, 
         run(made, "index")
     assert refused.value.exit_code == 4
     assert made.store.current("index", DS) is None
+
+
+def test_nothing_to_index_is_refused_with_what_there_is_and_what_to_do(variant, run, tmp_path):
+    blocked = tmp_path / "all.txt"
+    blocked.write_text("\n".join(str(5000 + i) for i in range(1, NUM_ITEMS + 1)))
+    said = r"no item may be recommended   60 items: not_eligible 1, nothing_known 1, blocked 58   look at .*index.blocklist"
+    with pytest.raises(BadDataError, match=said):
+        run(variant("nothing", index={"blocklist": str(blocked)}), "index")
+
+
+LACKING = {
+    "embeddings_item": (lambda day, row: row["idx"] != 1, r"1 items have no vector.*run: trichannel embed --ds"),
+    "embeddings_user": (lambda day, row: row["idx"] not in day.train, "no user has train events.*see split"),
+}
+
+
+@pytest.mark.parametrize("short", LACKING)
+def test_items_without_a_vector_and_users_without_clicks_are_refused(copied, run, short):
+    keep, said = LACKING[short]
+    rows = {name: [row for row in table(copied, name) if name != short or keep(copied, row)] for name in LACKING}
+    with copied.store.publication("embed", DS, "short", copied.settings) as publication:
+        for name, kept in rows.items():
+            shape = resolve(name, copied.settings.registry(), copied.settings.shape())
+            write(publication, shape, kept, ((len(kept),),), manifest(copied, name).facts)
+        publication.commit()
+    with pytest.raises(BadDataError, match=said):
+        run(copied, "index", run_id="refused")
 
 
 def test_what_was_tried_stands_in_the_manifest_and_in_the_log(day, run, capsys):

@@ -82,10 +82,13 @@ def test_exclude_self_goes_by_id_and_keeps_the_twin(world):
     assert [len(one) for one in neighbours] == [3, 3, 3]
 
 
-def test_vectors_of_another_length_are_refused(world):
-    index, vectors = world
-    with pytest.raises(ValueError, match="2 vectors hold 10 numbers; want 8 each"):
-        list(make_search(lambda: index, top_k=3)([batch([1, 2], vectors[:2, :5])]))
+@pytest.mark.parametrize("lengths", [(5, 5), (8, 7), (5, 11)], ids=["all", "one", "as many numbers in all"])
+def test_vectors_of_another_length_are_refused(world, lengths):
+    index, _ = world
+    lists = pa.array([[1.0] * length for length in lengths], pa.list_(pa.float32()))
+    asked = pa.RecordBatch.from_arrays([pa.array([1, 2], pa.int32()), lists], names=["idx", "vector"])
+    with pytest.raises(BadDataError, match=r"the first of [57] numbers, want 8   search with vectors of the model"):
+        list(make_search(lambda: index, top_k=3)([asked]))
 
 
 def test_minus_one_never_leaks_from_a_short_answer(world):
