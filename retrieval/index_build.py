@@ -79,7 +79,8 @@ def build(name: str, asked: Asked, settings: Index) -> Built:
 
 def build_auto(name: str, asked: Asked, settings: Index) -> Built:
     """The fastest kind that meets both goals: on a sample of the vectors, and then its recall on all of them. Raises as `build_all`."""
-    goals = Goals(settings.min_recall, settings.max_bytes * asked.parts)
+    # parts that the job counted itself are there to build the index, not to let it take more memory
+    goals = Goals(settings.min_recall, settings.max_bytes * (1 if settings.shards == "auto" else asked.parts))
     source, is_unit, queries = asked.source, asked.is_unit, asked.queries
     sample = source.sample(settings.sample_rows, SAMPLE_SEED).vectors()
     tried = trials(name, sample, rows=source.rows, goals=goals, is_unit=is_unit, queries=queries, at=asked.at, asked=asked.num)

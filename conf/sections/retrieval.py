@@ -32,10 +32,12 @@ class Index(Section):
     max_memory: str = Field(
         "2GB",
         pattern=r"^\d+(\.\d+)?(kB|MB|GB)$",
-        description="of auto: memory that a part of an index may take, in kB, MB or GB of 1000",
+        description="of auto: memory that an index may take, or each of a given number of parts; in kB, MB or GB of 1000",
     )
     shards: Positive | Literal["auto"] = Field(
-        1, description="parts that Spark tasks build and a search goes through | auto: as many as keep whole vectors within max_memory"
+        "auto",
+        description="parts that Spark tasks build and a search goes through, 1 = built on the driver | auto: as many as keep the vectors "
+        "of each within max_memory; decision",
     )
     sample_rows: int = Field(50_000, ge=10_000, description="of auto: vectors that the kinds are measured on; decision")
     nprobe: Positive = Field(32, description="lists probed by an IVF factory; auto finds its own")

@@ -39,6 +39,25 @@ def test_sharded_equals_replicated(variant, run, day, shards):
     assert (told["factory"], told["recall"], told["rows"]) == ("Flat", 1.0, len(items.ids))
 
 
+def test_by_default_a_small_index_is_one_file_as_if_told_so(variant, run, day):
+    one = variant("one", index={"shards": 1})
+    run(one, "index")
+    assert manifest(one, "index").content_hash == manifest(day, "index").content_hash
+    assert sorted((e.name, e.sha256) for e in manifest(one, "index").files if e.name != "index.json") == sorted(
+        (e.name, e.sha256) for e in manifest(day, "index").files if e.name != "index.json"
+    )
+
+
+def test_by_default_vectors_beyond_max_memory_are_built_by_tasks_into_an_index_within_it(variant, run):
+    """58 items of 16 numbers take 3.7 kB: two parts, and codes, as one index of them would need."""
+    made = variant("beyond", index={"max_memory": "3.5kB", "min_recall": 0.8})
+    run(made, "index")
+    with open(folder_of(made) / "index.json", encoding="utf-8") as stream:
+        told = json.load(stream)["indexes"]
+    assert (told["items"]["factory"], len(told["items"]["parts"])) == ("IVF1,SQ8", 2)
+    assert (told["users"]["factory"], len(told["users"]["parts"])) == ("Flat", 1)
+
+
 def test_lists_and_codes_are_trained_once_for_all_parts(variant, run, day):
     made = variant("ivfparts", index={"shards": 2, "factory": "IVF4,Flat", "nprobe": 4, "min_recall": 1})
     run(made, "index", "neighbours", "candidates")
