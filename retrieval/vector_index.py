@@ -11,7 +11,6 @@ import faiss
 import numpy as np
 
 from conf.errors import BadDataError, Fault
-from conf.files import open_root
 from retrieval import worker
 from retrieval.block_search import BlockSearch, block_search, in_threads
 from retrieval.index_parts import Parts, Rows, StackedRows, blocks, flat_vectors
@@ -230,13 +229,8 @@ def index_files(folder: str, sha256: str | None = None) -> dict[str, IndexFiles]
 
 
 def _sha256_told(folder: str) -> str:
-    filesystem, path = open_root(folder)
-    try:
-        with filesystem.open_input_stream(f"{path}/manifest.json") as stream:
-            return {entry["name"]: str(entry["sha256"]) for entry in json.loads(stream.read())["files"]}[INDEX_JSON]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        fix = "name a run folder of table index; roll back, or run: trichannel index"
-        raise BadDataError(folder, [Fault("manifest.json is missing or damaged", repr(error), fix)]) from None
+    told = {entry.name: entry.sha256 for entry in worker.manifest_of(folder, "index").files}
+    return told[INDEX_JSON]
 
 
 def index_of(folder: str, name: str, told: Mapping[str, Any]) -> IndexFiles:

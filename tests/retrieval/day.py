@@ -86,7 +86,9 @@ def publish_day(root, *, facts=None, seed=0, **sections):
     for job, by_name in tables.items():
         with store.publication(job, DS, "tables", settings) as publication:
             for name, rows in by_name.items():
-                write(publication, resolve(name, settings.registry(), settings.shape()), rows, ((len(rows) // 3,), (len(rows),)))
+                write(
+                    publication, resolve(name, settings.registry(), settings.shape()), rows, ((len(rows) // 3,), (len(rows),)), facts or {}
+                )
             publication.commit()
     publish_model(store, settings, facts or {})
     return Day(settings, store, histories)

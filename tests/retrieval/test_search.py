@@ -1,6 +1,7 @@
 """The Arrow function without Spark, inside Spark, and as a function in SQL."""
 
 import json
+from dataclasses import asdict
 
 import faiss
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from conf.errors import BadDataError
 from conf.files import hash_file, open_root
+from conf.manifest import FileEntry, Manifest
 from retrieval import search, worker
 from retrieval.search import NEIGHBOURS_SCHEMA, make_search, register_search_udf
 from retrieval.vector_index import VectorIndex, index_files, unit
+from tests.retrieval.day import manifest
 from tests.retrieval.small_world import flat_index, lists_of
 
 
@@ -42,8 +45,10 @@ def folder(tmp_path, world):
     (tmp_path / "index.json").write_text(
         json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "parts": ["items"], "files": files}}})
     )
-    _, sha256 = hash_file(filesystem, f"{root}/index.json")
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": [{"name": "index.json", "sha256": sha256}]}))
+    size, sha256 = hash_file(filesystem, f"{root}/index.json")
+    entry = FileEntry("index.json", 0, size, sha256)
+    made = Manifest("index", "index", "main", "2026-01-31", "r1", 120, "120:0", (entry,), "")
+    (tmp_path / "manifest.json").write_text(json.dumps(asdict(made)))
     return tmp_path
 
 
@@ -126,6 +131,34 @@ def test_search_in_sql(spark, folder, world):
     assert found[2] == (3, [i for i, _ in third], [s for _, s in third])
 
 
+@pytest.mark.parametrize(
+    ("index", "table", "base", "key_type", "kind"),
+    [("items", "item_index", 5000, int, "bigint"), ("users", "user_index", 1000, str, "string")],
+)
+def test_search_in_sql_gives_business_keys_of_the_type_they_came(spark, day, index, table, base, key_type, kind):
+    """Items came with integer keys, users with text; key = base + idx."""
+    side = table.removesuffix("_index")
+    folder, keys = (day.store.folder_of(manifest(day, name)) for name in ("index", table))
+    register_search_udf(spark, "by_number", folder, top_k=4, index=index)
+    register_search_udf(spark, "by_key", folder, top_k=4, index=index, key_folder=keys)
+    vectors = spark.read.parquet(*day.store.files_of(manifest(day, f"embeddings_{side}"))).repartition(3)
+    found = vectors.selectExpr("by_number(vector) as numbers", "by_key(vector) as keys")
+    assert dict(found.select("keys.neighbours").dtypes)["neighbours"] == f"array<{kind}>"
+    rows = found.collect()
+    assert len(rows) > 30
+    for row in rows:
+        assert row.keys.neighbours == [key_type(base + idx) for idx in row.numbers.neighbours]
+        assert row.keys.similarities == row.numbers.similarities
+
+
+def test_keys_of_another_table_and_neighbours_without_one_are_refused(spark, day):
+    folder, keys = (day.store.folder_of(manifest(day, name)) for name in ("index", "user_index"))
+    with pytest.raises(BadDataError, match=r"want table item_index   found user_index   give a run folder.*trichannel path item_index"):
+        register_search_udf(spark, "wrong", folder, top_k=3, key_folder=keys)
+    with pytest.raises(BadDataError, match=r"2 neighbours have no business key   idx \[1, 7\]"):
+        search.keys_of(pa.array(["a", None, "c"]), np.array([0, 1, 7], dtype=np.int32))
+
+
 def flipped(content):
     """One bit in the middle is another: same size, only the checksum can tell."""
     half = len(content) // 2
@@ -157,7 +190,7 @@ def test_an_index_json_that_lacks_something_and_a_folder_that_is_no_run_are_name
         index_files(str(folder), sha256)
     (folder / "manifest.json").write_text("{")
     for nowhere in (folder, folder / "elsewhere"):
-        with pytest.raises(BadDataError, match=r"manifest.json is missing or damaged.*run folder of table index"):
+        with pytest.raises(BadDataError, match=r"manifest.json is missing or damaged.*trichannel path index"):
             index_files(str(nowhere))
 
 
