@@ -48,6 +48,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ("clicks", "users", "items"),
         ("user_index", "item_index", "user_feat", "item_feat", VOCABULARIES),
         ("split", "vocabulary", "model.fields"),
+        code=2,
         continues=("user_index", "item_index", VOCABULARIES),
     ),
     "events": JobSpec(("clicks", "user_index", "item_index"), ("events", "user_state"), ("split", "session.max_user_clicks")),
@@ -75,7 +76,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "index": JobSpec(
         ("embeddings_user", "embeddings_item", "user_state", "item_feat", "item_index"),
         ("index",),
-        ("index",),
+        ("index", "channels.top"),  # top: as deep as lists go, recall is measured
         "retrieval.index",
         optional=("item_index",),
         files=("index.blocklist",),
@@ -132,6 +133,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
         ),
         ("report",),
         ("report", "evaluation"),
+        code=2,
     ),
     "ab_test": JobSpec((), ("ab_report",), ("ab",), files=("ab.path",)),
 }

@@ -78,7 +78,8 @@ def dim_of(file: str) -> int:
         kind = schema.field("vector").type if "vector" in schema.names else pa.null()
         if "key" not in schema.names or not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
             found = ", ".join(f"{field.name} {field.type}" for field in schema)
-            raise SchemaError(f"{_SETTING}: {file}", [Fault("want columns key and vector (a list of numbers)", f"found: {found}")])
+            fix = "name its columns key and vector, each vector as one list, and write the file anew"
+            raise SchemaError(f"{_SETTING}: {file}", [Fault("want columns key and vector (a list of numbers)", f"found: {found}", fix)])
         first = next(parquet.iter_batches(batch_size=1, columns=["vector"]), None)
     return len(first.column(0)[0].as_py() or []) if first is not None and first.num_rows else 0
 
@@ -94,7 +95,9 @@ def _numbered(context: Context, name: str, files: list[str], index: DataFrame, *
     assert row is not None
     faults = []
     if row["wrong"]:
-        faults.append(Fault(f"{row['wrong']} of {row['given']} vectors are missing, not finite, or not of the {dim} numbers of the first"))
+        what = f"{row['wrong']} of {row['given']} vectors are missing, not finite, or without the {dim} numbers of the first item's"
+        fix = "take these rows out, or make their vectors anew; users need vectors as long as the items', from one model"
+        faults.append(Fault(what, fix=fix))
     if row["keys"] < row["given"]:
         faults.append(Fault(f"{row['given'] - row['keys']} keys are missing or stand there twice", fix="one row a key"))
     if not row["known"]:

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from pyarrow import fs as pafs
 from pyspark.sql import DataFrame
 
-from conf.errors import BadDataError
+from conf.errors import BadDataError, Fault
 from conf.files import hash_file, storage_faults
 from conf.storage import Store
 from retrieval.index_build import Asked, Built, build_all, choices
-from retrieval.index_inputs import Source, read_ids, read_vectors, recommendable, sample_users
+from retrieval.index_inputs import Source, read_ids, recommendable, sample_queries
 from retrieval.index_measure import Made, make
 from retrieval.index_parts import StackedRows
 from retrieval.index_shards import Files, make_parts, parts_of, write_part
@@ -35,20 +35,20 @@ def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Arte
     """
     settings, facts = context.settings.index, context.facts
     items, users, num_users = sources(context)
-    queries = sample_users(users, settings.recall_queries)
+    queries = sample_queries(users, settings.recall_queries)
     cosine = facts["similarity"] == "cosine"
     asked = {
         "items": ask(context, "items", items, queries, is_unit=cosine, num=num_users),
         "users": ask(context, "users", users, queries, is_unit=True, num=num_users),
     }
     if not cosine:
-        first = read_vectors(items.files, keep=items.ids[: settings.recall_queries]).matrix[:, None, :]
-        asked["items_cosine"] = ask(context, "items_cosine", items, first, is_unit=True, num=len(items.ids))
+        own = sample_queries(items, settings.recall_queries)
+        asked["items_cosine"] = ask(context, "items_cosine", items, own, is_unit=True, num=len(items.ids))
     folder = context.folder("index")  # empties it: asked for once
     with storage_faults(folder):
         built = build_all(asked, settings)
         document = {"factory": settings.factory, "similarity": facts["similarity"], "interests": facts["interests"]}
-        names = write(context, folder, built, {**document, "recall_at": settings.recall_at, "recall_queries": len(queries)})
+        names = write(context, folder, built, {**document, "recall_at": asked["items"].at, "recall_queries": len(queries)})
     context.counters["index"] = {name: measured(index) for name, index in built.items()}
     context.counters["choices"] = choices(built)
     return {"index": Artefact(names=tuple(names), rows=len(items.ids), identity=identity(context, names))}
@@ -63,19 +63,22 @@ def sources(context: Context) -> tuple[Source, Source, int]:
     train = np.intersect1d(all_users, state.filter(pc.greater(state["num_train"], 0))["user_idx"].to_numpy())
     context.counters["index_users"] = {"indexed": len(train), "no_train_events": len(state) - len(train)}
     if not len(train):
-        raise BadDataError(f"index, ds={context.ds}", ["no user has train events"])
+        fix = f"see split.* in the settings, or run: trichannel events --ds {context.ds}, then what follows"
+        found = f"{len(all_users)} users have vectors, {len(state)} a row in user_state"
+        raise BadDataError(f"index, ds={context.ds}", [Fault("no user has train events", found, fix)])
     return items, Source(user_files, train, context.facts["interests"]), len(all_users)
 
 
 def ask(context: Context, name: str, source: Source, queries: F32, *, is_unit: bool, num: int) -> Asked:
     """What is asked of one index; one part is built here, several are by Spark tasks."""
-    parts = parts_of(source, queries.shape[2], context.settings.index)
+    settings = context.settings.index
+    parts, at = parts_of(source, queries.shape[2], settings), settings.recall_at or context.settings.channels.top
 
     def one(factory: str) -> Made:
         return make(name, source.vectors(), factory, is_unit=is_unit)
 
     several = partial(make_parts, context, name, source, is_unit=is_unit, parts=parts)
-    return Asked(source, is_unit, queries, num, one if parts == 1 else several, parts)
+    return Asked(source, is_unit, queries, at, num, one if parts == 1 else several, parts)
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------------

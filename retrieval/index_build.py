@@ -22,13 +22,14 @@ SAMPLE_SEED = 21  # of the choice of vectors that kinds are measured on: any fix
 class Asked:
     """What an index is asked.
 
-    source: its rows. queries: float32[Q, K, D], those that measure. num: how many a day asks. make: builds it of all rows by a factory
-    string. parts: in so many parts.
+    source: its rows. queries: float32[Q, K, D], those that measure. at: N of the measured recall. num: queries that a day asks. make:
+    builds it of all rows by a factory string. parts: in so many parts.
     """
 
     source: Source
     is_unit: bool
     queries: F32
+    at: int
     num: int
     make: Callable[[str], Made]
     parts: int = 1
@@ -68,9 +69,9 @@ def build(name: str, asked: Asked, settings: Index) -> Built:
     made = asked.make(settings.factory)
     effort = effort_of(made.index.searcher, nprobe=settings.nprobe, ef_search=settings.ef_search)
     set_effort(made.index.searcher, effort)
-    recall = recall_of(made.index, exact(made.index, asked.queries, at=settings.recall_at))
+    recall = recall_of(made.index, exact(made.index, asked.queries, at=asked.at))
     if recall < settings.min_recall:
-        what = f"{name}: recall@{settings.recall_at} is {recall:.4f}, want {settings.min_recall}"
+        what = f"{name}: recall@{asked.at} is {recall:.4f}, want {settings.min_recall}"
         fix = "raise index.nprobe or index.ef_search, let index.factory be auto or Flat, or lower index.min_recall"
         raise GateError("index", [Fault(what, f"factory {settings.factory}, effort {effort}", fix)])
     return Built(made, settings.factory, effort, recall)
@@ -78,15 +79,16 @@ def build(name: str, asked: Asked, settings: Index) -> Built:
 
 def build_auto(name: str, asked: Asked, settings: Index) -> Built:
     """The fastest kind that meets both goals: on a sample of the vectors, and then its recall on all of them. Raises as `build_all`."""
-    goals = Goals(settings.min_recall, settings.max_bytes * asked.parts)
+    # parts that the job counted itself are there to build the index, not to let it take more memory
+    goals = Goals(settings.min_recall, settings.max_bytes * (1 if settings.shards == "auto" else asked.parts))
     source, is_unit, queries = asked.source, asked.is_unit, asked.queries
     sample = source.sample(settings.sample_rows, SAMPLE_SEED).vectors()
-    tried = trials(name, sample, settings, rows=source.rows, goals=goals, is_unit=is_unit, queries=queries, asked=asked.num)
+    tried = trials(name, sample, rows=source.rows, goals=goals, is_unit=is_unit, queries=queries, at=asked.at, asked=asked.num)
     missed: dict[str, float] = {}
     for trial in ranked(tried, goals):
         assert trial.effort is not None
         made = asked.make(trial.factory)
-        effort, recall = widen(made.index, exact(made.index, queries, at=settings.recall_at), goals.min_recall, begin=trial.effort)
+        effort, recall = widen(made.index, exact(made.index, queries, at=asked.at), goals.min_recall, begin=trial.effort)
         if recall >= goals.min_recall:
             return Built(made, trial.factory, effort, recall, told(tried, goals, taken=trial.kind, missed=missed))
         missed[trial.kind] = recall

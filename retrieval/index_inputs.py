@@ -1,4 +1,4 @@
-"""What an index is made of: the vectors of a table by idx, which items may be recommended, whose queries measure recall."""
+"""What an index is made of: the vectors of a table by idx, which items may be recommended, which queries measure recall."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -102,10 +102,13 @@ def recommendable(context: Context, items: I32) -> I32:
     context.counters["index_items"] = {"catalogue": len(table), "indexed": len(chosen), **counts}
     missing = np.setdiff1d(chosen, items)
     if len(missing):
-        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}")
+        fix = f"run: trichannel embed --ds {context.ds}"
+        fault = Fault(f"{len(missing)} items have no vector", f"item_idx {missing[:5].tolist()}", fix)
         raise BadDataError(f"embeddings_item, ds={context.ds}", [fault])
     if not len(chosen):
-        fault = Fault("no item may be recommended", f"{len(table)} items, none eligible, with a known field and not blocked")
+        found = f"{len(table)} items: {', '.join(f'{name} {count}' for name, count in counts.items())}"
+        fix = "look at source.items.eligible and publish_ts, model.fields.item, index.blocklist"
+        fault = Fault("no item may be recommended", found, fix)
         raise BadDataError(f"item_feat, ds={context.ds}", [fault])
     return chosen
 
@@ -123,7 +126,7 @@ def has_known_field(item_feat: pa.Table, registry: Registry) -> Bools:
     return known
 
 
-def sample_users(users: Source, num: int) -> F32:
-    """float32[Q, K, D]: the vectors of `num` users, the same ones on every run, spread over all of them."""
-    vectors = users.sample(num * users.rows_per_id, _QUERY_SEED).vectors()
-    return vectors.matrix.reshape(-1, users.rows_per_id, vectors.matrix.shape[1])
+def sample_queries(source: Source, num: int) -> F32:
+    """float32[Q, K, D]: the vectors of `num` users or items, the same ones on every run, spread over all of them."""
+    vectors = source.sample(num * source.rows_per_id, _QUERY_SEED).vectors()
+    return vectors.matrix.reshape(-1, source.rows_per_id, vectors.matrix.shape[1])

@@ -9,7 +9,6 @@ import faiss
 import numpy as np
 
 from conf.errors import Fault, SettingsError
-from conf.sections.retrieval import Index
 from retrieval.index_choice import KINDS, Goals, Trial, scaled, worth_it
 from retrieval.index_inputs import Vectors
 from retrieval.index_parts import blocks
@@ -138,17 +137,17 @@ def fill(searcher: Any, matrix: F32) -> None:
 # ---- trials --------------------------------------------------------------------------------------------------------
 
 
-def trials(name: str, sample: Vectors, settings: Index, *, rows: int, goals: Goals, is_unit: bool, queries: F32, asked: int) -> list[Trial]:
+def trials(name: str, sample: Vectors, *, rows: int, goals: Goals, is_unit: bool, queries: F32, at: int, asked: int) -> list[Trial]:
     """Every kind, for `rows` rows; those worth it are measured on a sample of them.
 
-    queries: float32[Q, K, D], those that measure. asked: how many a day asks.
+    queries: float32[Q, K, D], those that measure recall at `at`. asked: how many a day asks.
     """
     dim = sample.matrix.shape[1]
     measured, large = worth_it(rows, dim, goals)
     truth, found = None, []
     for kind in measured:
         made = make(name, sample, KINDS[kind].factory(len(sample.idx), dim), is_unit=is_unit)
-        truth = truth or exact(made.index, queries, at=settings.recall_at)
+        truth = truth or exact(made.index, queries, at=at)
         effort, recall = widen(made.index, truth, goals.min_recall)
         size = len(faiss.serialize_index(made.index.searcher))
         trial = Trial(kind, "", size, effort, recall, _rate(made.index, truth), made.build_s)

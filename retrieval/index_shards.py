@@ -32,7 +32,7 @@ Files = dict[str, tuple[int, str]]
 
 
 def parts_of(source: Source, dim: int, settings: Index) -> int:
-    """Parts of the index, at most one for each id; by `auto` as many as keep whole vectors of each part within max_memory."""
+    """Parts of the index, at most one for each id; by `auto` as many as keep the vectors that build a part within max_memory."""
     wanted = -(-4 * dim * source.rows // settings.max_bytes) if settings.shards == "auto" else settings.shards
     return max(1, min(wanted, len(source.ids)))
 

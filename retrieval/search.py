@@ -1,16 +1,21 @@
 """The Arrow function Spark runs: vectors in, neighbours out; and the same search as a function in SQL."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
+from conf.errors import BadDataError, Fault
+from retrieval import worker
 from retrieval.ragged import F32, I32, Ragged
 from retrieval.vector_index import IndexFiles, VectorIndex, index_files
+from retrieval.world import KEY_TYPES
 
 ArrowFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -28,7 +33,7 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
     """
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """A row out for each row in, in order; raises ValueError if a vector has another length than the index's."""
+        """A row out for each row in, in order; raises BadDataError if a vector has another length than the index's."""
         index, together = load_index(), max(1, _ANSWERS // (top_k + exclude_self))
         for batch in batches:
             for start in range(0, batch.num_rows, together):
@@ -43,48 +48,98 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
     return search
 
 
-def register_search_udf(spark: SparkSession, name: str, index_folder: str, *, top_k: int, index: str = "items") -> None:
+@dataclass(frozen=True)
+class KeyFiles:
+    """Where the business keys of users or items stand. Small: it travels to the executors.
+
+    files: of user_index or item_index, each with its sha256. kind: type of the keys, as facts name it (`KEY_TYPES`).
+    """
+
+    files: tuple[tuple[str, str], ...]
+    kind: str
+
+    @classmethod
+    def of(cls, folder: str, side: Literal["user", "item"]) -> "KeyFiles":
+        """Of a run folder of user_index or item_index; raises BadDataError if it is none."""
+        manifest = worker.manifest_of(folder, f"{side}_index")
+        files = tuple((f"{folder}/{entry.name}", entry.sha256) for entry in manifest.files)
+        return cls(files, manifest.facts.get(f"{side}_key_type", "string"))
+
+    def held(self) -> pa.Array:
+        """The key of each idx in the type it came with, null where there is none; loaded once in this process."""
+        return worker.once("keys of a search", self, self._read)
+
+    def _read(self) -> pa.Array:
+        table = worker.read_columns([worker.local_file(*file) for file in self.files], ["key", "idx"])
+        idx = table["idx"].to_numpy()
+        row_of = np.full(int(idx.max()) + 1, -1, dtype=np.int64)
+        row_of[idx] = np.arange(len(idx))
+        keys = table["key"].combine_chunks().cast(pa.type_for_alias(self.kind))
+        return keys.take(pa.array(row_of, mask=row_of < 0))
+
+
+def register_search_udf(
+    spark: SparkSession, name: str, index_folder: str, *, top_k: int, index: str = "items", key_folder: str | None = None
+) -> None:
     """Offer the search in SQL: `SELECT idx, name(vector).neighbours FROM ...`.
 
     The function takes an array<float> and gives struct<neighbours array<int>, similarities array<float>>: at most `top_k`, best
-    first; null for a null vector.
+    first; null for a null vector. With a key folder neighbours are business keys, array<string> or array<bigint> as they came.
 
     Args:
         index_folder: a run folder of the table `index`, path or URI that the executors can open.
-        index: `items`, or `users`.
+        index: `items`, `users` or, of a model that compares by inner product, `items_cosine`.
+        key_folder: a run folder of item_index (of user_index where users are searched), of the same day; None = numbers of rows.
 
     Raises:
-        BadDataError: a file of the index is missing or damaged. KeyError: there is no index of that name.
+        BadDataError: a file is missing or damaged, or a folder is of another table. KeyError: there is no index of that name.
     """
     files = index_files(index_folder)[index]
     files.check()
-    spark.udf.register(name, _search_udf(files, top_k))
+    keys = KeyFiles.of(key_folder, "user" if index == "users" else "item") if key_folder is not None else None
+    spark.udf.register(name, _search_udf(files, keys, top_k))
 
 
-def _search_udf(files: IndexFiles, top_k: int) -> Callable[..., Column]:
+def _search_udf(files: IndexFiles, keys: KeyFiles | None, top_k: int) -> Callable[..., Column]:
     def nearest(vectors: pd.Series) -> pd.DataFrame:
-        """Columns neighbours (int32 arrays, best first) and similarities (float32 arrays), a row each; both None for a null vector."""
+        """Columns neighbours (arrays, best first) and similarities (float32 arrays), a row each; both None for a null vector."""
         index = files.held()
         known = vectors.notna().to_numpy()
         neighbours = np.full(len(vectors), None, dtype=object)
         similarities = neighbours.copy()
         if known.any():
-            found = index.nearest(np.stack(vectors[known].to_list()).astype(np.float32)[:, None, :], top_k)
+            queries = vectors_of(pa.array(vectors[known].to_list(), pa.list_(pa.float32())), index.vectors.shape[1])
+            found = index.nearest(queries[:, None, :], top_k)
             assert found.weights is not None
+            values = found.values if keys is None else keys_of(keys.held(), found.values)
             for row, (start, stop) in zip(np.flatnonzero(known), zip(found.starts, found.starts[1:], strict=False), strict=True):
-                neighbours[row], similarities[row] = found.values[start:stop], found.weights[start:stop].astype(np.float32)
+                neighbours[row], similarities[row] = values[start:stop], found.weights[start:stop].astype(np.float32)
         return pd.DataFrame({"neighbours": neighbours, "similarities": similarities})
 
-    made: Any = pandas_udf(nearest, "neighbours array<int>, similarities array<float>")  # type: ignore[call-overload]
+    kind = "int" if keys is None else KEY_TYPES[keys.kind]
+    made: Any = pandas_udf(nearest, f"neighbours array<{kind}>, similarities array<float>")  # type: ignore[call-overload]
     function: Callable[..., Column] = made
     return function
 
 
+def keys_of(keys: pa.Array, idx: I32) -> Any:
+    """The key of each idx as a numpy array; raises BadDataError where an idx has none."""
+    found = keys.take(pa.array(idx, mask=idx >= len(keys)))
+    if found.null_count:
+        missing = idx[found.is_null().to_numpy(zero_copy_only=False)][:5].tolist()
+        fix = "give the index of keys of the day, and variant, that the vectors are of"
+        raise BadDataError("search", [Fault(f"{found.null_count} neighbours have no business key", f"idx {missing}", fix)])
+    return found.to_numpy(zero_copy_only=False)
+
+
 def vectors_of(lists: pa.Array, dim: int) -> F32:
-    """float32[n, dim] of a list<float32> column without nulls; raises ValueError if a vector has another length."""
+    """float32[n, dim] of a list<float32> column without nulls; raises BadDataError if a vector has another length."""
     flat: F32 = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if len(flat) != len(lists) * dim:
-        raise ValueError(f"{len(lists)} vectors hold {len(flat)} numbers; want {dim} each")
+    lengths = pc.list_value_length(lists)
+    if not pc.all(pc.equal(lengths, dim)).as_py():
+        found = f"the first of {lengths.filter(pc.not_equal(lengths, dim))[0]} numbers, want {dim}"
+        fix = "search with vectors of the model that the index was made of; run: trichannel embed, then: trichannel index"
+        raise BadDataError("vectors that are searched for", [Fault("vectors have another length than those of the index", found, fix)])
     return flat.reshape(len(lists), dim)
 
 

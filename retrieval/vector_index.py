@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import faiss
 import numpy as np
 
 from conf.errors import BadDataError, Fault
-from conf.files import open_root
 from retrieval import worker
 from retrieval.block_search import BlockSearch, block_search, in_threads
 from retrieval.index_parts import Parts, Rows, StackedRows, blocks, flat_vectors
@@ -18,6 +18,7 @@ from retrieval.kernels.exact_pairs import NOTHING, write_pairs
 from retrieval.pairs import by_id, by_score
 from retrieval.ragged import F32, F64, I32, I64, U64, Bools, Ragged, best_first, concatenate
 
+INDEX_JSON: Final = "index.json"
 EPS = 1e-6  # a vector shorter than this counts as zero: its cosine with anything is 0
 _SPARE = 8  # rows fetched beyond those asked for: most ties at the end are settled in one search
 _HELD = 1 << 22  # (query, row) pairs of one search: 8,192 queries for 500 rows each take 250 MB
@@ -217,20 +218,26 @@ class IndexFiles:
             worker.local_file(f"{self.folder}/{name}", sha256)
 
 
-def index_files(folder: str) -> dict[str, IndexFiles]:
-    """The indexes of an artefact folder (path or URI) by name, as its index.json lists them.
+def index_files(folder: str, sha256: str | None = None) -> dict[str, IndexFiles]:
+    """The indexes of a run folder (path or URI) by name, as its index.json lists them.
+
+    sha256: of index.json; None = what the manifest in the folder says of it.
 
     Raises:
-        BadDataError: index.json is missing or unreadable.
+        BadDataError: index.json or the manifest is missing or damaged.
     """
-    filesystem, path = open_root(folder)
+    path = worker.local_file(f"{folder}/{INDEX_JSON}", sha256 or _sha256_told(folder))
     try:
-        with filesystem.open_input_stream(f"{path}/index.json") as stream:
-            document = json.loads(stream.read())
+        document = json.loads(Path(path).read_bytes())
         return {name: index_of(folder, name, part) for name, part in document["indexes"].items()}
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        fault = Fault("index.json is missing or damaged", repr(error), "roll back, or run: trichannel index")
+    except KeyError as error:
+        fault = Fault(f"{INDEX_JSON} lacks {error}", "another version of this project wrote it", "run: trichannel index")
         raise BadDataError(folder, [fault]) from None
+
+
+def _sha256_told(folder: str) -> str:
+    told = {entry.name: entry.sha256 for entry in worker.manifest_of(folder, "index").files}
+    return told[INDEX_JSON]
 
 
 def index_of(folder: str, name: str, told: Mapping[str, Any]) -> IndexFiles:

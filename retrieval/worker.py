@@ -6,6 +6,7 @@ one in every task.
 
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import tempfile
@@ -22,6 +23,7 @@ from pyspark import SparkFiles, TaskContext
 
 from conf.errors import BadDataError, Fault
 from conf.files import open_root
+from conf.manifest import Manifest
 
 T = TypeVar("T")
 
@@ -95,6 +97,24 @@ def read_columns(files: Sequence[str], columns: Sequence[str] | None = None) -> 
         with filesystem.open_input_file(path) as handle:
             tables.append(pq.ParquetFile(handle).read(columns=None if columns is None else list(columns)))
     return pa.concat_tables(tables)
+
+
+def manifest_of(folder: str, table: str) -> Manifest:
+    """The manifest in a run folder (path or URI) of that table.
+
+    Raises:
+        BadDataError: it is missing, damaged, or of another table.
+    """
+    filesystem, path = open_root(folder)
+    fix = f"give a run folder, as this prints it: trichannel path {table}"
+    try:
+        with filesystem.open_input_stream(f"{path}/manifest.json") as stream:
+            manifest = Manifest.from_json(json.loads(stream.read()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise BadDataError(folder, [Fault("manifest.json is missing or damaged", repr(error), fix)]) from None
+    if manifest.table != table:
+        raise BadDataError(folder, [Fault(f"want table {table}", f"found {manifest.table}", fix)])
+    return manifest
 
 
 def _scratch() -> Path:

@@ -28,25 +28,40 @@ def compare(users: Sequence[tuple[Set[int], Lists]], channels: Sequence[str], n:
     """Of (held-out items, lists) of users; shares are means over users, all in [0, 1].
 
     Returns:
-        users, n. quota: places of a channel where all share n alike. together: recall of those n places. channels: of each one
-        alone: recall of its first n. unique: share of the hits of all channels in their first n that only this one has; None without
-        a hit. gain: `together` less the recall of n places shared by the others.
+        users, n. quotas: places of each channel, in that order, where all `share` n. together: recall of those n places. channels: of
+        each one alone: recall of its first n. unique: share of the hits of all channels in their first n that only this one has; None
+        without a hit. gain: `together` less the recall of n places shared by the others.
     """
-    quota = n // len(channels)
-    together = _recall(users, channels, quota)
+    together = _recall(users, channels, n)
     found = []
     for channel in channels:
         others = [name for name in channels if name != channel]
-        gain = together - (_recall(users, others, n // len(others)) if others else 0.0)
+        gain = together - (_recall(users, others, n) if others else 0.0)
         found.append(
             {"channel": channel, "alone": _recall(users, [channel], n), "unique": _unique(users, channel, others, n), "gain": gain}
         )
-    return {"users": len(users), "n": n, "quota": quota, "together": together, "channels": found}
+    return {"users": len(users), "n": n, "quotas": equal_quotas(n, len(channels)), "together": together, "channels": found}
 
 
-def _recall(users: Sequence[tuple[Set[int], Lists]], channels: Sequence[str], num: int) -> float:
-    """Of the first `num` items of each of the channels together."""
-    return sum(len(truth & _items(lists, channels, num)) / len(truth) for truth, lists in users) / len(users)
+def share(lists: Lists, channels: Sequence[str], n: int) -> set[int]:
+    """The items of a list of `n` places that the channels, in order of priority, share alike: each brings its best items that none before
+    it brought. A short list leaves its places empty. Source: algorithms.md 7.6, as `merge.kind: quota` does it.
+    """
+    taken: set[int] = set()
+    for channel, quota in zip(channels, equal_quotas(n, len(channels)), strict=True):
+        taken.update([item for item in lists.get(channel, ()) if item not in taken][:quota])
+    return taken
+
+
+def equal_quotas(n: int, parts: int) -> list[int]:
+    """`n` places in so many parts; what does not divide goes to the first of them, one each."""
+    even, rest = divmod(n, parts)
+    return [even + (number < rest) for number in range(parts)]
+
+
+def _recall(users: Sequence[tuple[Set[int], Lists]], channels: Sequence[str], n: int) -> float:
+    """Of `n` places that the channels share."""
+    return sum(len(truth & share(lists, channels, n)) / len(truth) for truth, lists in users) / len(users)
 
 
 def _unique(users: Sequence[tuple[Set[int], Lists]], channel: str, others: Sequence[str], n: int) -> float | None:

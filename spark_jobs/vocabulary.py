@@ -8,6 +8,8 @@ With `vocabulary.previous_ds` the numbers of an earlier day stay and new ones ar
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -143,6 +145,25 @@ def _encode_multi(entities: DataFrame, field: Field, vocabulary: DataFrame) -> D
     return joined.withColumn(field.name, F.coalesce("_ids", F.array().cast("array<int>"))).drop("_ids")
 
 
+def end_of(ds: str, timezone: str) -> int:
+    """Epoch seconds at which the day is over there."""
+    return int((datetime.fromisoformat(ds).replace(tzinfo=ZoneInfo(timezone)) + timedelta(days=1)).timestamp())
+
+
+def live(end_s: int | None) -> Column:
+    """Whether an item may be recommended on a day that is over at `end_s` (None: the log has no clock): eligible, and seen in train or not
+    published later. One that only the clicks know is eligible, as in ingest; one that nothing knows any more is not.
+
+    Columns: eligible, publish_ts, _seen, _train_count, as of `number`. Source: algorithms.md 7.1.
+    """
+    eligible = F.coalesce("eligible", "_seen")
+    return eligible if end_s is None else eligible & ~_unpublished(end_s)
+
+
+def _unpublished(end_s: int) -> Column:
+    return (F.col("_train_count") == 0) & F.coalesce(F.col("publish_ts") >= end_s, F.lit(False))
+
+
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     """The job: one numbering per side; vocabularies and features follow from it."""
     clicks = assign_split(tables["clicks"], split=context.settings.split, has_clock=bool(context.facts["has_clock"]))
@@ -182,10 +203,13 @@ def _side(
     """The tables of the users or of the items. earlier: those of the day whose numbers stay, by name; {} = all is numbered anew."""
     ds, key, id_field = context.ds, f"{side}_key", f"{side}_id"
     raw = [field.name for field in fields if field.name != id_field]
-    eligible = ["eligible"] if side == "item" else []
+    eligible, catalogue = (["eligible"], ["eligible", "publish_ts"]) if side == "item" else ([], [])
+    end_s = end_of(ds, context.settings.source.day_timezone) if context.facts["has_clock"] else None
     rank = with_rank if context.manifests[f"{side}s"].rows >= DISTRIBUTED_FROM else with_rank_of_few
-    numbered = number(entities.select(key, *eligible, *raw), clicks, key=key, ds=ds, previous=earlier.get(f"{side}_index"), rank=rank)
+    numbered = number(entities.select(key, *catalogue, *raw), clicks, key=key, ds=ds, previous=earlier.get(f"{side}_index"), rank=rank)
     context.counters.update(_counts(numbered, side))
+    if side == "item" and end_s is not None:
+        context.counters["items_not_yet_published"] = numbered.where(_unpublished(end_s)).count()
     vocabularies = {}
     for field in fields:
         if field.name == id_field and not earlier:
@@ -195,8 +219,7 @@ def _side(
             vocabularies[field.name] = field_vocabulary(counts, field, ds=ds, previous=previous, rank=rank)
     encoded = features(numbered, fields, vocabularies, id_field=id_field, key=key if earlier else None)
     if side == "item":
-        # An item that only the clicks know is eligible, as in ingest; one that nothing knows any more is not.
-        encoded = encoded.withColumn("eligible", F.coalesce("eligible", "_seen"))
+        encoded = encoded.withColumn("eligible", live(end_s))
     made = {f"{side}_index": index_of(numbered, key=key), f"{side}_feat": encoded.select("idx", *eligible, *_names(fields))}
     made |= {f"vocab_{name}": vocabulary for name, vocabulary in vocabularies.items()}
     if earlier:

@@ -32,15 +32,17 @@ class Index(Section):
     max_memory: str = Field(
         "2GB",
         pattern=r"^\d+(\.\d+)?(kB|MB|GB)$",
-        description="of auto: memory that a part of an index may take, in kB, MB or GB of 1000",
+        description="of auto: memory that an index may take, or each of a given number of parts; in kB, MB or GB of 1000",
     )
     shards: Positive | Literal["auto"] = Field(
-        1, description="parts that Spark tasks build and a search goes through | auto: as many as keep whole vectors within max_memory"
+        "auto",
+        description="parts that Spark tasks build and a search goes through, 1 = built on the driver | auto: as many as keep the vectors "
+        "of each within max_memory; decision",
     )
     sample_rows: int = Field(50_000, ge=10_000, description="of auto: vectors that the kinds are measured on; decision")
     nprobe: Positive = Field(32, description="lists probed by an IVF factory; auto finds its own")
     ef_search: Positive = Field(64, description="candidates kept by an HNSW factory while it searches; auto finds its own")
-    recall_at: Positive = Field(50, description="N of the measured recall")
+    recall_at: Positive | None = Field(None, description="N of the measured recall; null = channels.top, as deep as lists go; decision")
     recall_queries: Positive = Field(1_000, description="queries of the measurement")
     blocklist: str | None = Field(
         None,

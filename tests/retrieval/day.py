@@ -28,7 +28,7 @@ def day_settings(root, **sections):
         "source": {"fields": FIELDS},
         "split": {"kind": "last_k"},
         "model": {"dim": 16, "hidden": [32], "history": 5},
-        "index": {"recall_at": 10, "recall_queries": 30},
+        "index": {"recall_queries": 30},
         "channels": {"top": 12, "u2u2i": {"neighbours": 6, "profile": 8}, "i2i": {"neighbours": 6, "history": 10}},
         "merge": {"top": 15},
         "evaluation": {"at": [5, 12]},
@@ -87,7 +87,9 @@ def publish_day(root, *, facts=None, seed=0, **sections):
     for job, by_name in tables.items():
         with store.publication(job, DS, "tables", settings) as publication:
             for name, rows in by_name.items():
-                write(publication, resolve(name, settings.registry(), settings.shape()), rows, ((len(rows) // 3,), (len(rows),)))
+                write(
+                    publication, resolve(name, settings.registry(), settings.shape()), rows, ((len(rows) // 3,), (len(rows),)), facts or {}
+                )
             publication.commit()
     publish_model(store, settings, facts or {})
     return Day(settings, store, histories)
@@ -107,11 +109,11 @@ def events_of(histories):
     return rows
 
 
-def publish_model(store, settings, facts):
+def publish_model(store, settings, facts, run_id="model"):
     item_feat = pq.read_table(store.files_of(store.manifest("item_feat", DS, settings)))
     sizes = {"user_id": 4 + NUM_USERS, "gender": 6, "likes": 7, "item_id": 4 + NUM_ITEMS, "category": 8, "tags": 6}
     encoder = build_encoder(settings, settings.registry(), Catalogue.from_arrow(item_feat, settings.registry()), sizes)
-    with store.publication("train", DS, "model", settings) as publication:
+    with store.publication("train", DS, run_id, settings) as publication:
         folder = publication.folder("model")
         content = export.model_content(encoder.state_dict(), encoder, settings, vocab_sizes=sizes, vocabularies={})
         torch.save(content, f"{folder}/model.pt")

@@ -94,10 +94,10 @@ def test_same_means_from_one_partition_and_from_many(spark):
     ("table_", "error", "said"),
     [
         (None, NotReadyError, "no items.parquet there"),
-        ({"key": [1], "vec": [[1.0]]}, SchemaError, "want columns key and vector.*found: key int64, vec"),
+        ({"key": [1], "vec": [[1.0]]}, SchemaError, "want columns key and vector.*found: key int64, vec.*name its columns"),
         ({"key": [1], "vector": ["a"]}, SchemaError, "want columns key and vector"),
         ({"key": [5001, 5001], "vector": [[1.0], [2.0]]}, BadDataError, "1 keys are missing or stand there twice"),
-        ({"key": [5001, 5002], "vector": [[1.0], [2.0, 3.0]]}, BadDataError, "1 of 2 vectors are missing"),
+        ({"key": [5001, 5002], "vector": [[1.0], [2.0, 3.0]]}, BadDataError, "1 of 2 vectors are missing.*take these rows out"),
         ({"key": [5001, 5002], "vector": [[1.0], [float("nan")]]}, BadDataError, "not finite"),
         ({"key": [1, 2], "vector": [[1.0], [2.0]]}, BadDataError, "no key is known.*use the items' keys"),
     ],
@@ -111,6 +111,12 @@ def test_what_is_no_vector_is_refused_and_nothing_is_published(given, run, tmp_p
     with pytest.raises(error, match=f"(?s){said}"):
         run(made, "embed")
     assert made.store.current("embed", manifest(made, "user_state").ds) is None
+
+
+def test_vectors_of_users_must_be_as_long_as_those_of_items(given, run, tmp_path):
+    write_file(tmp_path / "users.parquet", {1001: np.ones(DIM + 1, dtype=np.float32)})
+    with pytest.raises(BadDataError, match=r"users.parquet.*\n.*without the 6 numbers of the first item's.*users need vectors as long"):
+        run(given(), "embed")
 
 
 def test_a_day_with_given_vectors_trains_nothing():

@@ -9,9 +9,11 @@ import pytest
 
 from conf.errors import BadDataError, GateError
 from conf.files import hash_file
-from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_users
+from conf.tables import resolve
+from retrieval.index_inputs import Source, has_known_field, read_ids, read_vectors, sample_queries
 from retrieval.vector_index import index_files, unit
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, day_settings, manifest, table
+from tests.trainer.planted import write
 
 
 def test_items_that_are_eligible_and_known_and_users_with_train_events_are_indexed(day):
@@ -35,7 +37,7 @@ def test_index_json_tells_what_was_built_and_hashes_every_file(day):
         "factory": "auto",
         "similarity": "cosine",
         "interests": 1,
-        "recall_at": 10,
+        "recall_at": 12,
         "recall_queries": 30,
     }
     assert set(document["indexes"]) == {"items", "users"}
@@ -55,12 +57,50 @@ def test_an_ivf_index_below_the_recall_goal_is_refused_and_nothing_is_published(
     assert made.store.current("index", DS) is None
 
 
+def test_recall_is_promised_as_deep_as_lists_go(variant, run):
+    """Half of the lists looked into: the nearest few are found, most of the 40 that a list publishes are not."""
+    half = {"factory": "IVF2,Flat", "nprobe": 1, "min_recall": 0.6}
+    shallow = variant("shallow", index={**half, "recall_at": 3}, channels={"top": 40})
+    run(shallow, "index")
+    assert min(one["recall"] for one in manifest(shallow, "index").counters["index"].values()) >= 0.6
+    deep = variant("deep", index=half, channels={"top": 40})
+    with pytest.raises(GateError, match=r"items: recall@40 is 0\.\d+, want 0.6"):
+        run(deep, "index")
+
+
 def test_goals_that_no_kind_meets_are_refused_and_nothing_is_published(variant, run):
     made = variant("tiny", index={"max_memory": "1kB"})
     with pytest.raises(GateError, match=r"items: Flat: takes 0.0 MB, may take 0.0 MB   not measured") as refused:
         run(made, "index")
     assert refused.value.exit_code == 4
     assert made.store.current("index", DS) is None
+
+
+def test_nothing_to_index_is_refused_with_what_there_is_and_what_to_do(variant, run, tmp_path):
+    blocked = tmp_path / "all.txt"
+    blocked.write_text("\n".join(str(5000 + i) for i in range(1, NUM_ITEMS + 1)))
+    said = r"no item may be recommended   60 items: not_eligible 1, nothing_known 1, blocked 58   look at .*index.blocklist"
+    with pytest.raises(BadDataError, match=said):
+        run(variant("nothing", index={"blocklist": str(blocked)}), "index")
+
+
+LACKING = {
+    "embeddings_item": (lambda day, row: row["idx"] != 1, r"1 items have no vector.*run: trichannel embed --ds"),
+    "embeddings_user": (lambda day, row: row["idx"] not in day.train, "no user has train events.*see split"),
+}
+
+
+@pytest.mark.parametrize("short", LACKING)
+def test_items_without_a_vector_and_users_without_clicks_are_refused(copied, run, short):
+    keep, said = LACKING[short]
+    rows = {name: [row for row in table(copied, name) if name != short or keep(copied, row)] for name in LACKING}
+    with copied.store.publication("embed", DS, "short", copied.settings) as publication:
+        for name, kept in rows.items():
+            shape = resolve(name, copied.settings.registry(), copied.settings.shape())
+            write(publication, shape, kept, ((len(kept),),), manifest(copied, name).facts)
+        publication.commit()
+    with pytest.raises(BadDataError, match=said):
+        run(copied, "index", run_id="refused")
 
 
 def test_what_was_tried_stands_in_the_manifest_and_in_the_log(day, run, capsys):
@@ -112,8 +152,8 @@ def test_vectors_are_read_by_idx_and_interest_and_must_be_finite(stored):
     assert read_vectors(files, keep=np.array([2], dtype=np.int32)).matrix.tolist() == [[3, 4], [5, 6]]
     source = Source(files, read_ids(files), rows_per_id=2)
     assert source.rows == 4
-    assert sample_users(source, 5).shape == (2, 2, 2)
-    assert sorted(sample_users(source, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
+    assert sample_queries(source, 5).shape == (2, 2, 2)
+    assert sorted(sample_queries(source, 1).reshape(-1).tolist()) in ([1, 2, 7, 8], [3, 4, 5, 6])
     with pytest.raises(BadDataError, match="1 vectors are not finite   idx \\[9\\]"):
         read_vectors([stored("c", [*ROWS, (9, 0, [float("nan"), 0.0])])])
 

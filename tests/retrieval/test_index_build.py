@@ -37,9 +37,9 @@ class InMemory(Source):
         return Vectors(self.ids, self.matrix[self.ids - 1])
 
 
-def asked(vectors, *, is_unit=True, num=1_000_000):
+def asked(vectors, *, is_unit=True, at=10, num=1_000_000):
     source = InMemory((), vectors.idx, matrix=vectors.matrix)
-    return Asked(source, is_unit, vectors.matrix[::200, None], num, lambda factory: make("items", vectors, factory, is_unit=is_unit))
+    return Asked(source, is_unit, vectors.matrix[::200, None], at, num, lambda factory: make("items", vectors, factory, is_unit=is_unit))
 
 
 def sampled(vectors):
@@ -47,7 +47,7 @@ def sampled(vectors):
 
 
 def settings(**given):
-    return Index(**{"recall_at": 10, "sample_rows": 10_000} | given)
+    return Index(**{"sample_rows": 10_000} | given)
 
 
 def why(built):
@@ -119,6 +119,12 @@ def test_every_index_below_the_goal_is_named(scattered):
         build_all({name: asked(scattered) for name in ("items", "users")}, settings(factory="IVF16,Flat", nprobe=1))
     assert [fault.what.split(":")[0] for fault in refused.value.faults] == ["items", "users"]
     assert {fault.found for fault in refused.value.faults} == {"factory IVF16,Flat, effort 1"}
+
+
+def test_the_choice_goes_by_the_recall_that_is_asked_for(clustered):
+    """Of the 400 nearest more lie in lists further off than of the 10 nearest: the same kind must look into more of them."""
+    efforts = {at: build_auto("items", asked(clustered, at=at), settings(max_memory=f"{WHOLE // 2000}kB")).effort for at in (10, 400)}
+    assert efforts[400] > efforts[10]
 
 
 def test_a_given_factory_searches_as_hard_as_the_settings_say(scattered):

@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conf.errors import GateError, NotReadyError
+from conf.errors import GateError
 from conf.files import hash_file
 from conf.sections.retrieval import Index
-from conf.tables import resolve
 from retrieval.index_inputs import Source
 from retrieval.index_parts import Parts
 from retrieval.index_shards import parts_of
 from retrieval.vector_index import index_files
-from tests.retrieval.day import DS, manifest, table
-from tests.trainer.planted import write
+from tests.retrieval.day import DS, manifest
 
 RESULTS = ("neighbours_user", "neighbours_item", "channel_candidates")
 
@@ -39,6 +37,25 @@ def test_sharded_equals_replicated(variant, run, day, shards):
     with open(folder_of(made) / "index.json", encoding="utf-8") as stream:
         told = json.load(stream)["indexes"]["items"]
     assert (told["factory"], told["recall"], told["rows"]) == ("Flat", 1.0, len(items.ids))
+
+
+def test_by_default_a_small_index_is_one_file_as_if_told_so(variant, run, day):
+    one = variant("one", index={"shards": 1})
+    run(one, "index")
+    assert manifest(one, "index").content_hash == manifest(day, "index").content_hash
+    assert sorted((e.name, e.sha256) for e in manifest(one, "index").files if e.name != "index.json") == sorted(
+        (e.name, e.sha256) for e in manifest(day, "index").files if e.name != "index.json"
+    )
+
+
+def test_by_default_vectors_beyond_max_memory_are_built_by_tasks_into_an_index_within_it(variant, run):
+    """58 items of 16 numbers take 3.7 kB: two parts, and codes, as one index of them would need."""
+    made = variant("beyond", index={"max_memory": "3.5kB", "min_recall": 0.8})
+    run(made, "index")
+    with open(folder_of(made) / "index.json", encoding="utf-8") as stream:
+        told = json.load(stream)["indexes"]
+    assert (told["items"]["factory"], len(told["items"]["parts"])) == ("IVF1,SQ8", 2)
+    assert (told["users"]["factory"], len(told["users"]["parts"])) == ("Flat", 1)
 
 
 def test_lists_and_codes_are_trained_once_for_all_parts(variant, run, day):
@@ -89,19 +106,3 @@ def test_parts_are_as_set_or_as_many_as_memory_asks(shards, ids, wanted):
     """A vector of width 64 takes 256 bytes: a hundred of them fill the memory that is allowed."""
     source = Source((), np.arange(1, ids + 1, dtype=np.int32))
     assert parts_of(source, 64, Index(shards=shards, max_memory="25.6kB")) == wanted
-
-
-def test_an_index_older_than_its_vectors_is_refused(copied, run):
-    """The model is another one, embed ran again, index did not."""
-    names = ("embeddings_user", "embeddings_item")
-    rows = {name: [row | {"vector": [-x for x in row["vector"]]} for row in table(copied, name)] for name in names}
-    with copied.store.publication("embed", DS, "again", copied.settings) as publication:
-        for name in names:
-            shape = resolve(name, copied.settings.registry(), copied.settings.shape())
-            write(publication, shape, rows[name], ((len(rows[name]),),), manifest(copied, name).facts)
-        publication.commit()
-    for job, about in (("neighbours", "embeddings_item"), ("candidates", "embeddings_user")):
-        with pytest.raises(NotReadyError, match=f"the index was made of other vectors than {about} holds") as refused:
-            run(copied, job, run_id="late")
-        assert refused.value.exit_code == 3
-    run(copied, "index", "neighbours", "candidates", run_id="mended")

@@ -7,6 +7,8 @@ import pytest
 
 from conf.storage import Store
 from conf.tables import resolve
+from retrieval import index
+from retrieval.index_build import build_all
 from retrieval.vector_index import index_files
 from tests.retrieval.day import DS, NOT_ELIGIBLE, NOTHING_KNOWN, NUM_ITEMS, NUM_USERS, day_settings, manifest, table
 from tests.retrieval.small_world import cosine, top_of
@@ -31,6 +33,19 @@ def inner(day, tmp_path_factory):
             write(publication, resolve(f"embeddings_{side}", settings.registry(), settings.shape()), rows, ((len(rows),),), FACTS)
         publication.commit()
     return made
+
+
+def test_similar_items_are_measured_with_items_from_all_over_the_catalogue(inner, run, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(index, "build_all", lambda all_asked, settings: asked.update(all_asked) or build_all(all_asked, settings))
+    run(inner, "index", run_id="measured")
+    vectors = {row["idx"]: row["vector"] for row in table(inner, "embeddings_item")}
+    ids = asked["items"].source.ids
+    first = [vectors[i] for i in ids[:30].tolist()]
+    queries = asked["items_cosine"].queries[:, 0].tolist()
+    assert len(queries) == 30
+    assert all(query in vectors.values() for query in queries)
+    assert sum(query in first for query in queries) < 25
 
 
 def test_u2i_ranks_by_inner_product_and_the_neighbours_by_cosine(inner, run):

@@ -1,6 +1,7 @@
 """The Arrow function without Spark, inside Spark, and as a function in SQL."""
 
 import json
+from dataclasses import asdict
 
 import faiss
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from conf.errors import BadDataError
 from conf.files import hash_file, open_root
+from conf.manifest import FileEntry, Manifest
 from retrieval import search, worker
 from retrieval.search import NEIGHBOURS_SCHEMA, make_search, register_search_udf
 from retrieval.vector_index import VectorIndex, index_files, unit
+from tests.retrieval.day import manifest
 from tests.retrieval.small_world import flat_index, lists_of
 
 
@@ -42,6 +45,10 @@ def folder(tmp_path, world):
     (tmp_path / "index.json").write_text(
         json.dumps({"indexes": {"items": {"is_unit": True, "effort": 0, "parts": ["items"], "files": files}}})
     )
+    size, sha256 = hash_file(filesystem, f"{root}/index.json")
+    entry = FileEntry("index.json", 0, size, sha256)
+    made = Manifest("index", "index", "main", "2026-01-31", "r1", 120, "120:0", (entry,), "")
+    (tmp_path / "manifest.json").write_text(json.dumps(asdict(made)))
     return tmp_path
 
 
@@ -80,10 +87,13 @@ def test_exclude_self_goes_by_id_and_keeps_the_twin(world):
     assert [len(one) for one in neighbours] == [3, 3, 3]
 
 
-def test_vectors_of_another_length_are_refused(world):
-    index, vectors = world
-    with pytest.raises(ValueError, match="2 vectors hold 10 numbers; want 8 each"):
-        list(make_search(lambda: index, top_k=3)([batch([1, 2], vectors[:2, :5])]))
+@pytest.mark.parametrize("lengths", [(5, 5), (8, 7), (5, 11)], ids=["all", "one", "as many numbers in all"])
+def test_vectors_of_another_length_are_refused(world, lengths):
+    index, _ = world
+    lists = pa.array([[1.0] * length for length in lengths], pa.list_(pa.float32()))
+    asked = pa.RecordBatch.from_arrays([pa.array([1, 2], pa.int32()), lists], names=["idx", "vector"])
+    with pytest.raises(BadDataError, match=r"the first of [57] numbers, want 8   search with vectors of the model"):
+        list(make_search(lambda: index, top_k=3)([asked]))
 
 
 def test_minus_one_never_leaks_from_a_short_answer(world):
@@ -121,6 +131,34 @@ def test_search_in_sql(spark, folder, world):
     assert found[2] == (3, [i for i, _ in third], [s for _, s in third])
 
 
+@pytest.mark.parametrize(
+    ("index", "table", "base", "key_type", "kind"),
+    [("items", "item_index", 5000, int, "bigint"), ("users", "user_index", 1000, str, "string")],
+)
+def test_search_in_sql_gives_business_keys_of_the_type_they_came(spark, day, index, table, base, key_type, kind):
+    """Items came with integer keys, users with text; key = base + idx."""
+    side = table.removesuffix("_index")
+    folder, keys = (day.store.folder_of(manifest(day, name)) for name in ("index", table))
+    register_search_udf(spark, "by_number", folder, top_k=4, index=index)
+    register_search_udf(spark, "by_key", folder, top_k=4, index=index, key_folder=keys)
+    vectors = spark.read.parquet(*day.store.files_of(manifest(day, f"embeddings_{side}"))).repartition(3)
+    found = vectors.selectExpr("by_number(vector) as numbers", "by_key(vector) as keys")
+    assert dict(found.select("keys.neighbours").dtypes)["neighbours"] == f"array<{kind}>"
+    rows = found.collect()
+    assert len(rows) > 30
+    for row in rows:
+        assert row.keys.neighbours == [key_type(base + idx) for idx in row.numbers.neighbours]
+        assert row.keys.similarities == row.numbers.similarities
+
+
+def test_keys_of_another_table_and_neighbours_without_one_are_refused(spark, day):
+    folder, keys = (day.store.folder_of(manifest(day, name)) for name in ("index", "user_index"))
+    with pytest.raises(BadDataError, match=r"want table item_index   found user_index   give a run folder.*trichannel path item_index"):
+        register_search_udf(spark, "wrong", folder, top_k=3, key_folder=keys)
+    with pytest.raises(BadDataError, match=r"2 neighbours have no business key   idx \[1, 7\]"):
+        search.keys_of(pa.array(["a", None, "c"]), np.array([0, 1, 7], dtype=np.int32))
+
+
 def flipped(content):
     """One bit in the middle is another: same size, only the checksum can tell."""
     half = len(content) // 2
@@ -128,7 +166,7 @@ def flipped(content):
 
 
 @pytest.mark.parametrize("damage", [flipped, lambda content: content[:-100], lambda content: b""], ids=["bit", "truncated", "empty"])
-@pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy"])
+@pytest.mark.parametrize("name", ["items.faiss", "items_ids.npy", "index.json"])
 def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, folder, name, damage, monkeypatch):
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("FAISS opened a damaged file"))
@@ -138,15 +176,22 @@ def test_a_damaged_file_is_refused_by_its_checksum_before_faiss_sees_it(spark, f
         register_search_udf(spark, "damaged", str(folder), top_k=3)
 
 
-def test_a_missing_file_and_a_broken_index_json_are_named(folder):
-    (folder / "items_ids.npy").unlink()
-    with pytest.raises(BadDataError, match=r"items_ids.npy.*\n.*the file is missing"):
+@pytest.mark.parametrize("name", ["items_ids.npy", "index.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BadDataError, match=rf"{name}.*\n.*the file is missing"):
         index_files(str(folder))["items"].open()
-    (folder / "index.json").write_text("{")
-    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
-        index_files(str(folder))
-    with pytest.raises(BadDataError, match=r"index.json is missing or damaged"):
-        index_files(str(folder / "elsewhere"))
+
+
+def test_an_index_json_that_lacks_something_and_a_folder_that_is_no_run_are_named(folder):
+    (folder / "index.json").write_text('{"indexes": {"items": {"is_unit": true}}}')
+    _, sha256 = hash_file(*open_root(str(folder / "index.json")))
+    with pytest.raises(BadDataError, match=r"index.json lacks 'files'.*run: trichannel index"):
+        index_files(str(folder), sha256)
+    (folder / "manifest.json").write_text("{")
+    for nowhere in (folder, folder / "elsewhere"):
+        with pytest.raises(BadDataError, match=r"manifest.json is missing or damaged.*trichannel path index"):
+            index_files(str(nowhere))
 
 
 def test_a_file_of_a_remote_storage_is_copied_once_and_checked(folder, monkeypatch, tmp_path_factory):

@@ -1,12 +1,23 @@
-"""Exact search with a fixed order of ties, and index files that are refused when damaged."""
+"""Exact search with a fixed order of ties, and index files as a Python worker holds them."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark import TaskContext
 
-from retrieval.vector_index import VectorIndex, unit
+from conf.files import hash_file, open_root
+from retrieval import worker
+from retrieval.index_inputs import Vectors
+from retrieval.index_measure import make
+from retrieval.index_shards import write_part
+from retrieval.vector_index import IndexFiles, VectorIndex, unit
 from tests.retrieval.small_world import flat_index, lists_of
 
 
@@ -94,3 +105,60 @@ def test_an_empty_index_finds_nothing():
     index = flat_index([], np.empty((0, 3), dtype=np.float32))
     assert lists_of(index.nearest(np.ones((2, 1, 3), dtype=np.float32), 5)) == [[], []]
     assert index.rows_of(np.array([1], dtype=np.int32)).tolist() == [-1]
+
+
+# ---- in a Python worker ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """stored(factory) -> the files of an index of 400 vectors."""
+
+    def write(factory):
+        vectors = Vectors(np.arange(1, 401, dtype=np.int32), np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32))
+        made = make("items", vectors, factory, is_unit=True).index
+        names = write_part("items", made.searcher, made.ids, made.vectors, tmp_path)
+        sha256 = {name: hash_file(*open_root(str(tmp_path / name)))[1] for name in names}
+        return IndexFiles(str(tmp_path), "items", True, 4, sha256, ("items",))
+
+    return write
+
+
+def mapped_files():
+    """Names of the files that are mapped into the memory of this process."""
+    return {Path(line.split(maxsplit=5)[5].strip()) for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+
+
+@pytest.mark.parametrize(("factory", "names"), [("Flat", ["items.faiss"]), ("IVF8,SQ8", ["items.faiss", "items_vectors.npy"])])
+def test_rows_and_codes_stay_in_files_that_are_mapped(stored, factory, names):
+    """Or each Python worker of a machine would hold a copy of its own."""
+    files = stored(factory)
+    places = {Path(files.folder) / name for name in names}
+    assert not places & mapped_files()
+    index = files.open()
+    assert places <= mapped_files()
+    assert isinstance(index.vectors, np.memmap) == ("items_vectors.npy" in names)
+
+
+def test_an_index_is_opened_once_a_worker_and_anew_when_it_is_another(stored, monkeypatch):
+    files, opened, whole = stored("Flat"), [], IndexFiles.open
+    monkeypatch.setattr(worker, "_HELD", {})
+    monkeypatch.setattr(IndexFiles, "open", lambda self: opened.append(self) or whole(self))
+    assert files.held() is replace(files).held()  # as each task unpickles its own
+    assert len(opened) == 1
+    replace(files, effort=2).held()
+    assert len(opened) == 2
+
+
+def test_a_search_uses_as_many_threads_as_the_task_has_cores(stored, monkeypatch):
+    before, files = faiss.omp_get_max_threads(), stored("Flat")
+    try:
+        for cores in (3, 1):
+            monkeypatch.setattr(TaskContext, "get", lambda cores=cores: SimpleNamespace(cpus=lambda: cores))
+            assert worker.task_cpus() == cores
+            files.held()
+            assert faiss.omp_get_max_threads() == cores
+        monkeypatch.setattr(TaskContext, "get", lambda: None)
+        assert worker.task_cpus() == len(os.sched_getaffinity(0))
+    finally:
+        faiss.omp_set_num_threads(before)

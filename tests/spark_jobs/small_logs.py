@@ -130,14 +130,17 @@ def entities(log: list[Click]) -> tuple[list[tuple], list[tuple]]:
     )
 
 
-def publish_log(spark: SparkSession, asked, log: list[Click], *, has_clock: bool = True) -> RunResult:
-    """What ingest would publish for this log."""
+def publish_log(
+    spark: SparkSession, asked, log: list[Click], *, has_clock: bool = True, publish_ts: Mapping[str, int] | None = None
+) -> RunResult:
+    """What ingest would publish for this log. publish_ts: of items, by key."""
 
     def transform(context, _):
         context.facts.update(has_clock=has_clock, user_key_type="string", item_key_type="string")
         shape = context.settings.shape()
         schema = {name: spark_schema(resolve(name, context.registry, shape)) for name in ("users", "items", "rejects")}
         users, items = entities(log)
+        items = [(key, (publish_ts or {}).get(key), *rest) for key, _, *rest in items]
         return {
             "clicks": clicks_df(spark, log),
             "users": spark.createDataFrame(users, schema["users"]),

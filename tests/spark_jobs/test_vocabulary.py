@@ -3,13 +3,17 @@
 import random
 
 import pytest
+from pyspark.sql import functions as F
 
+from conf.command import Log, Request
 from conf.errors import BadDataError
 from conf.fields import Field
+from conf.storage import MAIN
 from spark_jobs import vocabulary
+from spark_jobs.job import run_job
 from spark_jobs.ranking import with_rank
-from spark_jobs.vocabulary import count_values, features, field_vocabulary, id_vocabulary, index_of, number
-from tests.spark_jobs.small_logs import Click, clicks_df, shuffle_partitions
+from spark_jobs.vocabulary import count_values, end_of, features, field_vocabulary, id_vocabulary, index_of, live, number
+from tests.spark_jobs.small_logs import DAY_S, START_S, Click, clicks_df, publish_log, settings_of, shuffle_partitions
 
 DS = "2026-01-31"
 ITEM_ID = Field("item_id", "item", "single", min_count=2)
@@ -110,3 +114,43 @@ def test_a_split_that_trains_on_nothing_is_refused(spark):
     numbered = number(spark.createDataFrame([("e",)], "item_key string"), clicks, key="item_key", ds=DS)
     with pytest.raises(BadDataError, match="no click to train on"):
         vocabulary._counts(numbered, "item")
+
+
+def test_a_day_ends_where_its_clock_says():
+    assert end_of("2026-01-01", "UTC") == START_S + DAY_S
+    assert end_of("2026-01-01", "Asia/Tokyo") == START_S + DAY_S - 9 * 3600
+    assert end_of("2026-03-29", "Europe/Berlin") - end_of("2026-03-28", "Europe/Berlin") == 23 * 3600  # clocks go forward
+
+
+LIVE = [  # eligible, publish_ts, _seen, _train_count, whether it may be recommended on a day that ends at 100
+    (True, None, True, 0, True),
+    (True, 99, True, 0, True),
+    (True, 100, True, 0, False),
+    (True, 100, True, 1, True),  # clicked before its time: it is there
+    (False, 5, True, 9, False),
+    (None, None, True, 2, True),  # only the clicks know it
+    (None, None, False, 0, False),  # of an earlier day, gone
+]
+
+
+def test_an_item_is_live_once_published_or_clicked(spark):
+    items = spark.createDataFrame(LIVE, "eligible boolean, publish_ts long, _seen boolean, _train_count long, wanted boolean")
+    assert items.where(live(100) != F.col("wanted")).collect() == []
+    assert [row[0] for row in items.select(live(None)).collect()] == [True, True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(("has_clock", "waiting"), [(True, 1), (False, None)])
+def test_an_item_of_tomorrow_is_not_eligible_before_someone_clicks_it(spark, tmp_path, has_clock, waiting):
+    settings = settings_of(storage={"root": str(tmp_path)}, split={"kind": "production"})
+    asked = Request("test", settings, (), DS, MAIN, "r1", force=True, break_lock=False, dry_run=False, log=Log("text"))
+    log = [Click(user, item, START_S) for user in "uv" for item in "abc"]
+    tomorrow = end_of(DS, "UTC")
+    publish_log(spark, asked, log, has_clock=has_clock, publish_ts={"b": tomorrow, "i-cold": tomorrow})
+    run_job(vocabulary.JOB, spark, asked)
+    tables = {}
+    for name in ("item_index", "item_feat"):
+        made = asked.store.manifest(name, DS, settings)
+        tables[name] = spark.read.parquet(*asked.store.files_of(made))
+    eligible = {row.key: row.eligible for row in tables["item_index"].join(tables["item_feat"], "idx").collect()}
+    assert eligible == {"a": False, "b": True, "c": True, "i-cold": not has_clock}  # a: the catalogue says no
+    assert made.counters.get("items_not_yet_published") == waiting
