@@ -18,7 +18,7 @@ ALLOWED = {
     "conf": set(),
     "spark_jobs": {"conf"},
     "trainer": {"conf"},
-    "retrieval": {"conf", "spark_jobs.job", "trainer.export"},
+    "retrieval": {"conf", "spark_jobs.job", "spark_jobs.task_files", "trainer.export"},
 }
 # These may name any stage, but only inside functions, so that `trichannel --help` loads neither Spark nor torch.
 ANYTHING_LAZILY = {"spark_jobs.pipeline", "spark_jobs.backfill", "spark_jobs.grid", "spark_jobs.cli"}

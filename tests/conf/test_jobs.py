@@ -69,7 +69,7 @@ def test_declared_settings_exist():
             {"session": {"gap_s": 60}},
         ),
         (("cooccurrence", "candidates"), ("sessions", "train", "index"), {"cooc": {"beta": 2.0}}),
-        (("index", "neighbours", "candidates"), ("train", "embed"), {"channels": {"top": 7}}),
+        (("index", "neighbours", "candidates"), ("train", "embed"), {"channels": {"top": 77}}),
         (OF_CLICKS, (), {"source": {"min_user_events": 2}}),
         (OF_CLICKS, (), {"model": {"fields": {"item": ["item_id"]}}}),
         ((), tuple(JOBS), {"storage": {"root": "elsewhere"}, "gates": {"min_rows": 7}}),

@@ -56,12 +56,12 @@ def why(built):
 
 def test_the_fastest_kind_that_finds_enough_is_taken_and_every_other_has_a_reason(clustered):
     built = build_auto("items", asked(clustered), settings())
-    assert built.factory != "Flat"  # a million queries of 24,000 rows: cluster structure pays
     assert built.recall >= 0.95
     assert measure_recall(built.made.index, clustered.matrix[::200, None], at=10) == built.recall
     assert list(why(built)) == ["flat", "ivf", "hnsw", "ivf_sq8"]
-    assert [reason for reason in why(built).values() if reason == "taken"] == ["taken"]
     by_kind = {one["kind"]: one for one in built.tried}
+    (taken,) = [one for one in built.tried if one["why"] == "taken"]
+    assert taken["day_s"] <= by_kind["flat"]["day_s"]  # of whatever the clock showed: speeds are measured here
     assert by_kind["flat"]["recall"] == 1.0
     assert abs(by_kind["flat"]["bytes"] / WHOLE - 1) < 0.01
     assert by_kind["ivf_sq8"]["bytes"] < 0.5 * WHOLE
