@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,6 +18,7 @@ from spark_jobs import report_names as names
 from spark_jobs.job import run_job
 from spark_jobs.showcase import overlap
 from spark_jobs.training_curves import MAX_POINTS, training
+from tests.spark_jobs.browser import faults_of, needs_browser
 from tests.spark_jobs.published_day import HOSTILE, training_log
 
 VOID = ("meta", "br", "line", "path", "rect", "circle", "polyline", "img", "link", "input", "hr")
@@ -286,24 +285,14 @@ def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom"]
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_it_without_faults(reported: Request, tmp_path: Path, dark: bool) -> None:
+    assert faults_of(files_of(reported)[0], tmp_path, dark=dark) == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
-@pytest.mark.parametrize(("width", "media"), [(400, "screen"), (1400, "screen"), (700, "print")])
-def test_a_browser_shows_it_without_errors_or_sideways_scrolling(reported: Request, tmp_path: Path, width: int, media: str) -> None:
-    html = files_of(reported)[0].replace(f"@media {media}", "@media all")  # 700 px: a sheet of A4 between its margins
-    (tmp_path / "as_published.html").write_text(html)
-    # the page's own policy forbids scripts, so the ruler goes into a copy without it
-    ruler = "<script>const e = document.documentElement; e.dataset.beyond = e.scrollWidth - e.clientWidth</script></body>"
-    measured = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", ruler)
-    (tmp_path / "measured.html").write_text(measured)
-
-    def shown(name: str) -> subprocess.CompletedProcess[str]:
-        own = [f"--user-data-dir={tmp_path}/{name}-{width}", f"--window-size={width},900", (tmp_path / name).as_uri()]
-        return subprocess.run([CHROMIUM or "", *FLAGS, *own], capture_output=True, text=True, timeout=120, check=True)
-
-    assert "CONSOLE" not in shown("as_published.html").stderr
-    assert 'data-beyond="0"' in shown("measured.html").stdout
+@needs_browser
+def test_a_sheet_of_paper_holds_it(reported: Request, tmp_path: Path) -> None:
+    printed = files_of(reported)[0].replace("@media print", "@media all")
+    assert faults_of(printed, tmp_path, dark=False, widths=[700]) == []  # A4 between its margins

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,6 +23,7 @@ from spark_jobs.ab.users import caps_of, moments_of, users_of
 from spark_jobs.job import run_job
 from tests.spark_jobs.ab.simulated import START, exposure_log
 from tests.spark_jobs.ab.slow_metrics import slow_metrics
+from tests.spark_jobs.browser import faults_of, needs_browser
 from tests.spark_jobs.published_day import request_for
 
 END = "2026-03-09"
@@ -234,16 +233,7 @@ def test_the_page_shows_the_numbers_of_the_document_and_needs_nothing(found) -> 
     assert "http" not in re.sub(r"http-equiv", "", found["html"])
 
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--enable-logging=stderr", "--dump-dom"]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_shows_it_without_sideways_scrolling(found, tmp_path, width) -> None:
-    ruler = "<script>const e = document.documentElement; e.dataset.beyond = e.scrollWidth - e.clientWidth</script></body>"
-    measured = re.sub(r"<meta http-equiv[^>]*>", "", found["html"]).replace("</body>", ruler)
-    (tmp_path / "measured.html").write_text(measured)
-    own = [f"--user-data-dir={tmp_path}/browser", f"--window-size={width},900", (tmp_path / "measured.html").as_uri()]
-    shown = subprocess.run([CHROMIUM or "", *FLAGS, *own], capture_output=True, text=True, timeout=120, check=True)
-    assert 'data-beyond="0"' in shown.stdout
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_it_without_faults(found, tmp_path, dark) -> None:
+    assert faults_of(found["html"], tmp_path, dark=dark) == []
