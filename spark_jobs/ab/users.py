@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
@@ -15,6 +16,8 @@ from conf.sections.experiment import Ab
 from spark_jobs.ab.exposures import Window
 from spark_jobs.ab.features import QUANTITIES, UserDays, features
 from spark_jobs.ab.moments import Moments
+
+F64 = npt.NDArray[np.float64]
 
 CAPPED: Final = ("dwell_s", "play_s", "stay_s")
 
@@ -86,7 +89,9 @@ def moments_of(users: DataFrame, num_days: int, *, caps: dict[str, float]) -> Ar
         """The pickled moments of a partition."""
         total: Arms = {}
         for batch in batches:
-            total = _together(total, _arms_of(batch, num_days, caps))
+            if batch.num_rows:
+                arm, cold = np.array(batch["arm"].to_pylist()), np.array(batch["cold"].fill_null(False))
+                total = _together(total, arms_of(features_of(batch, num_days, caps), arm, cold))
         yield pa.RecordBatch.from_pydict({"arms": [pickle.dumps(total)]})
 
     parts = users.select("arm", "cold", "days").mapInArrow(add_up, "arms binary")
@@ -98,17 +103,19 @@ def _together(one: Arms, other: Arms) -> Arms:
     return {key: one[key].plus(other[key]) if key in one and key in other else one.get(key) or other[key] for key in sorted({*one, *other})}
 
 
-def _arms_of(batch: pa.RecordBatch, num_days: int, caps: dict[str, float]) -> Arms:
-    if not batch.num_rows:
-        return {}
+def features_of(batch: pa.RecordBatch, num_days: int, caps: dict[str, float]) -> F64:
+    """float64[N, names_of(num_days)] of rows of `users_of`."""
     days = batch["days"].flatten()
     row = np.repeat(np.arange(batch.num_rows), pc.list_value_length(batch["days"]).to_numpy())
     values = np.column_stack([days.field(name).to_numpy() for name in QUANTITIES])
-    found = features(UserDays(row, days.field("at").to_numpy().astype(np.int64), values), batch.num_rows, num_days, caps=caps)
-    arm, cold = np.array(batch["arm"].to_pylist()), np.array(batch["cold"].fill_null(False))
+    return features(UserDays(row, days.field("at").to_numpy().astype(np.int64), values), batch.num_rows, num_days, caps=caps)
+
+
+def arms_of(values_NV: F64, arm: npt.NDArray[np.str_], cold: npt.NDArray[np.bool_]) -> Arms:
+    """The moments of users by their arm, str[N], and of those that were cold, bool[N]."""
     made: Arms = {}
     for name in sorted(set(arm.tolist())):
-        made |= {(name, only): Moments.of(found[mine]) for only in (False, True) if (mine := (arm == name) & (cold | (not only))).any()}
+        made |= {(name, only): Moments.of(values_NV[mine]) for only in (False, True) if (mine := (arm == name) & (cold | (not only))).any()}
     return made
 
 

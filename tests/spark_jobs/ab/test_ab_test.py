@@ -19,9 +19,9 @@ from conf.errors import BadDataError, GateError, NotReadyError, SchemaError, Set
 from conf.settings import Settings
 from spark_jobs import ab_test, job
 from spark_jobs.ab.exposures import USED, judge, open_exposures
+from spark_jobs.ab.simulation import START, exposure_log
 from spark_jobs.ab.users import caps_of, moments_of, users_of
 from spark_jobs.job import run_job
-from tests.spark_jobs.ab.simulated import START, exposure_log
 from tests.spark_jobs.ab.slow_metrics import slow_metrics
 from tests.spark_jobs.browser import faults_of, needs_browser
 from tests.spark_jobs.published_day import request_for
@@ -128,12 +128,12 @@ def test_other_files_give_the_same_numbers(spark: SparkSession, make_request, tm
 
 
 def test_a_planted_lift_wins_and_a_broken_split_ends_with_4(spark: SparkSession, make_request, tmp_path, capsys, monkeypatch) -> None:
-    lifted, broken = exposure_log(users=1_500, lift=0.25, seed=2), exposure_log(users=1_500, lift=0.25, lost=0.35, seed=2)
+    lifted, broken = exposure_log(users=6_000, lift=0.03, seed=2), exposure_log(users=1_500, lift=0.03, lost=0.35, seed=2)
     asked = make_request(settings(write(lifted, tmp_path / "lifted.parquet")), ds=END)
     said = run(spark, asked)
     assert said["verdict"]["winner"] == "treatment"
     (acc,) = [line for line in said["effects"] if line["metric"] == "acc"]
-    assert acc["lo"] < 0.25 < acc["hi"]
+    assert 0 < acc["lo"] < 0.03 < acc["hi"]
     assert acc["foretold"] > 0.1  # activity before the test foretells activity in it
     monkeypatch.setattr(job, "running", lambda _: nullcontext(spark))
     broken_settings = settings(write(broken, tmp_path / "broken.parquet"))
@@ -176,7 +176,7 @@ def test_cold_users_by_their_day_of_registration(spark: SparkSession, make_reque
     [
         ({"click": "x"}, {}, GateError, r"max_reject_share is 5\.0%\n  \d+ rows: a number that cannot be read or is below 0"),
         ({"arm": "other"}, {}, GateError, "rows: no such arm"),
-        ({"day": "2027-01-01"}, {}, BadDataError, "no exposure of the test   7664 rows: before or after the test"),
+        ({"day": "2027-01-01"}, {}, BadDataError, "no exposure of the test   7669 rows: before or after the test"),
         ({"day": "2026-03-01"}, {}, BadDataError, "no exposure of the test   .* rows: used"),
         ({}, {"columns": {"click": "clicks", "user": "uid"}}, SchemaError, r"did you mean: ab\.columns\.click: click \?"),
         ({}, {"start": "2026-03-10"}, SettingsError, "2026-03-10 is after the last day 2026-03-09"),
