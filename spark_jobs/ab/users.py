@@ -22,10 +22,11 @@ F64 = npt.NDArray[np.float64]
 CAPPED: Final = ("dwell_s", "play_s", "stay_s")
 
 
-def users_of(rows: DataFrame, chosen: Ab, window: Window) -> DataFrame:
+def users_of(rows: DataFrame, chosen: Ab, window: Window, *, knows_clicks: bool) -> DataFrame:
     """One row a user with an exposure in the test: user, arm, in_several, cold bool, days array<struct<at, quantities>> in order.
 
-    rows: those that are used. in_several: the user was given more than one arm. cold: null where nothing says.
+    rows: those that are used, and the earlier ones. knows_clicks: whether they tell users' clicks before the start. days: without the
+    earlier ones. in_several: the user was given more than one arm. cold: null where nothing says.
     """
     plays = (F.col("play_s") > 0).cast("double")
     lasting = (F.col("play_s") > 0) & (F.col("duration_s") > 0)
@@ -41,21 +42,22 @@ def users_of(rows: DataFrame, chosen: Ab, window: Window) -> DataFrame:
         *(F.sum(name).alias(name) for name in QUANTITIES),
         F.min(arm).alias("first_arm"), F.max(arm).alias("last_arm"), F.max("registered").alias("registered"),
     )  # fmt: skip
-    earlier = F.sum(F.when(F.col("at") < 0, F.col("click")).otherwise(0.0))
+    in_days = F.col("at") >= -window.pre_days
     users = daily.groupBy("user").agg(
         F.min("first_arm").alias("arm"),
         (F.min("first_arm") != F.max("last_arm")).alias("in_several"),
-        _cold(chosen, window, earlier).alias("cold"),
-        F.sort_array(F.collect_list(F.struct("at", *QUANTITIES))).alias("days"),
+        _cold(chosen, window, knows_clicks).alias("cold"),
+        F.sort_array(F.collect_list(F.when(in_days, F.struct("at", *QUANTITIES)))).alias("days"),
     )
     return users.where(F.col("arm").isNotNull())
 
 
-def _cold(chosen: Ab, window: Window, earlier: Column) -> Column:
-    """Whether the user was cold when the test began; null where neither registration nor anything before the start is known."""
-    if chosen.columns.registered is not None:
-        return F.coalesce(F.max("registered") > F.date_sub(F.lit(window.start), chosen.cold_days), F.lit(False))
-    return earlier < chosen.cold_clicks if chosen.start is not None and window.pre_days else F.lit(None).cast("boolean")
+def _cold(chosen: Ab, window: Window, knows_clicks: bool) -> Column:
+    """Whether the user was new or hardly active when the test began; what is not known of a user says nothing, null where neither is."""
+    new = F.max("registered") > F.date_sub(F.lit(window.start), chosen.cold_days)
+    clicks = F.sum(F.when(F.col("at") < 0, F.col("click")).otherwise(0.0))
+    few = clicks < chosen.cold_clicks if knows_clicks else F.lit(None).cast("boolean")
+    return F.coalesce(new | few, new, few)
 
 
 def caps_of(users: DataFrame, quantile: float) -> dict[str, float]:

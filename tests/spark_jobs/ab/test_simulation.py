@@ -77,7 +77,7 @@ def analysed(spark: SparkSession, tmp_path: Path) -> Callable[[pd.DataFrame], tu
         assert start is not None
         window = Window(start, start + timedelta(days=DAYS - 1), BEFORE)
         judged = judge(open_exposures(spark, chosen), window, chosen.arms).where(F.col("fate") == USED)
-        users = users_of(judged, chosen, window).where("not in_several").persist()
+        users = users_of(judged, chosen, window, knows_clicks=True).where("not in_several").persist()
         caps = caps_of(users, chosen.winsorise)
         users.write.parquet(str(tmp_path / "users"))
         table = pq.read_table(tmp_path / "users").combine_chunks()
