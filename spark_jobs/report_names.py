@@ -78,3 +78,13 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value, to two digits."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares, in percentage points: +1.23."""
+    return "–" if difference is None else f"{100 * difference:+.2f}"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from spark_jobs import charts
 from spark_jobs.metrics.groups import COLD_ITEMS, COLD_USERS
-from spark_jobs.report_names import FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, percent, shown
+from spark_jobs.report_names import FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, p_value, percent, points, shown
 
 Cells = Mapping[tuple[str, str, int], Mapping[str, Any]]
 
@@ -28,7 +28,7 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(page_file)
     )
-    environment.filters.update(percent=percent, count=count, duration=duration, shown=shown)
+    environment.filters.update(percent=percent, count=count, duration=duration, shown=shown, points=points, p_value=p_value)
     environment.globals.update(kind_of=kind_of, NAMES=NAMES, FOUND=FOUND, MADE_OF=MADE_OF, VECTORS=VECTORS)
     environment.globals.update(lines_of=lines_of, dots_of=dots_of, round_up=round_up, style=Markup(page_file("report.css")))
     environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines", "dots", "named_dots")})

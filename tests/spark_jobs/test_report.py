@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from scipy import stats
 
 from conf.command import Request, RunStatus
 from spark_jobs import report, report_page, semantics
@@ -82,16 +83,27 @@ def said(verdict: dict[str, list[Any]]) -> str:
     return " | ".join("".join(map(part, line)) for line in [verdict["headline"], *verdict["lines"]])
 
 
+def stand(channel: str, diff: float, p: float | None) -> dict[str, Any]:
+    return {"channel": channel, "users": 7, "diff": diff, "lo": None, "hi": None, "p": p, "p_corrected": p}
+
+
 @pytest.mark.parametrize(
-    ("als", "words"),
-    [(0.2, "The merged list beats them all."), (0.3, "The merged list and ALS are level."), (0.4, "ALS is better than the merged list.")],
+    ("most_pop", "als", "words"),
+    [
+        ((0.2, 0.01), (0.001, 0.01), " The merged list beats them all."),  # however near: the same users found more
+        ((0.2, 0.01), (0.1, 0.06), " The merged list and ALS are level: no difference beyond chance."),
+        ((0.2, 0.06), (-0.1, 0.06), " The merged list, MostPop and ALS are level: no difference beyond chance."),
+        ((-0.2, 0.01), (-0.1, 0.01), " MostPop is better than the merged list."),
+        ((0.2, 0.06), (-0.1, 0.01), " ALS is better than the merged list."),
+        ((0.2, None), (0.1, None), ""),  # a single user
+    ],
 )
-def test_the_verdict_is_honest_about_baselines(als: float, words: str) -> None:
-    cells = cells_of({"merged": 0.3, "u2i": 0.25, "most_pop": 0.1, "als": als, "oracle": 0.35})
-    assert said(report.verdict(cells, 50, users=7)) == (
+def test_the_verdict_is_honest_about_baselines(most_pop: tuple[float, float | None], als: tuple[float, float | None], words: str) -> None:
+    cells = cells_of({"merged": 0.3, "u2i": 0.25, "most_pop": 0.1, "als": 0.3, "oracle": 0.35})
+    assert said(report.verdict(cells, 50, users=7, stands=[stand("most_pop", *most_pop), stand("als", *als)])) == (
         "In 50 candidates, the merged list finds [merged] of a user's held-out clicks."
         " | U2I alone finds [u2i]: [u2i/oracle] of what an oracle that knows the tastes could."
-        f" | For comparison: MostPop [most_pop], ALS [als]. {words}"
+        f" | For comparison: MostPop [most_pop], ALS [als].{words}"
     )
 
 
@@ -173,6 +185,21 @@ def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, repo
     for data, text in page.having("half"):
         cell = rows[data["half"], "recall", int(data["n"])]
         assert text == f"±{50 * (cell['ci_hi'] - cell['ci_lo']):.1f}"
+    stands = {line["channel"]: line for line in content["standings"]}
+    assert set(stands) == {"most_pop", "itemcf_cosine", "als"}
+    recall = table(spark, reported, "metrics_user").where("n = 10").groupBy("user_idx").pivot("channel").agg(F.first("recall")).collect()
+    for data, text in page.having("standing"):
+        line = stands.pop(data["standing"])
+        want = stats.ttest_rel([row["merged"] for row in recall], [row[line["channel"]] for row in recall])
+        assert (line["users"], line["p"]) == (25, pytest.approx(want.pvalue, abs=1e-10))
+        assert (float(data["value"]), text) == (line["diff"], names.points(line["diff"]))
+        assert line["diff"] == pytest.approx(rows["merged", "recall", 10]["value"] - rows[line["channel"], "recall", 10]["value"])
+    assert not stands  # and no line is left out
+    for line in content["standings"]:
+        told = {
+            part: text for part in ("interval", "p") for data, text in page.having(f"standing-{part}") if line["channel"] in data.values()
+        }
+        assert told == {"interval": f"{names.points(line['lo'])} to {names.points(line['hi'])}", "p": names.p_value(line["p_corrected"])}
     for data, text in page.having("overlap"):
         a, b = (content["overlap"]["channels"].index(c) for c in data["overlap"].split("/"))
         assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], names.percent(content["overlap"]["share"][a][b]))
@@ -273,7 +300,13 @@ def test_two_runs_of_equal_tables_have_one_identity(spark: SparkSession, reporte
 
 def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) -> None:
     _, content = files_of(reported)
-    nothing = {"metrics": [], "channels": [], "verdict": report.verdict({}, 10, users=40), "scored": {**content["scored"], "users": 0}}
+    nothing = {
+        "metrics": [],
+        "channels": [],
+        "standings": [],
+        "verdict": report.verdict({}, 10, users=40),
+        "scored": {**content["scored"], "users": 0},
+    }
     bare = {"training": training([]), "stages": [], "users": []}
     for changed in (nothing, nothing | bare):
         page = Page(report_page.render(content | changed))
