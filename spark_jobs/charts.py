@@ -198,14 +198,14 @@ class NamedDot:
     y: float
 
 
-def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str) -> str:
-    """Named points of two shares, both axes in percent from 0, each led to its name at the right; "" if there is none."""
+def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str, x_shares: bool = True, y_low: float = 0.0) -> str:
+    """Named points, each led to its name at the right; "" if there is none. y: shares, in percent from y_low; x: from 0, x_shares: too."""
     if not points:
         return ""
-    across, up = (ticks(0, max(values)) for values in ([p.x for p in points], [p.y for p in points]))
+    across, up = ticks(0, max(p.x for p in points)), ticks(y_low, max(p.y for p in points))
     names = max(len(p.name) for p in points)
-    frame = _Frame((0, across[-1]), (0, up[-1]), right=WIDTH - 24 - min(LETTER * names, WIDTH / 3))
-    parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, True) for mark in across]
+    frame = _Frame((0, across[-1]), (up[0], up[-1]), right=WIDTH - 24 - min(LETTER * names, WIDTH / 3))
+    parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, x_shares) for mark in across]
     parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
     parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
     ordered = sorted(points, key=lambda p: (-p.y, p.x))

@@ -70,6 +70,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
+def megabytes(size: float) -> str:
+    """Bytes as text: 1.2 MB."""
+    return f"{size / 1e6:.1f} MB"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as text: 0.8 s, 42 s, 3 min 05 s."""
     if seconds is None:

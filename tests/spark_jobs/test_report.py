@@ -1,19 +1,16 @@
-"""The report: each number on the page equals its table cell, whatever is missing, and the page stands alone."""
+"""The report: what it says in words and holds as JSON, whatever is missing; and the page stands alone."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from scipy import stats
 
-from conf.command import Request, RunStatus
+from conf.command import Request
 from spark_jobs import report, report_page, semantics
 from spark_jobs import report_names as names
 from spark_jobs.job import run_job
@@ -21,39 +18,7 @@ from spark_jobs.showcase import overlap
 from spark_jobs.training_curves import MAX_POINTS, training
 from tests.spark_jobs.browser import faults_of, needs_browser
 from tests.spark_jobs.published_day import HOSTILE, training_log
-
-VOID = ("meta", "br", "line", "path", "rect", "circle", "polyline", "img", "link", "input", "hr")
-
-
-class Page(HTMLParser):
-    """Every element that carries data-* attributes, with its text; and every tag with its attributes."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: list[tuple[dict[str, str], str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[tuple[dict[str, str], int]] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(({k.removeprefix("data-"): v or "" for k, v in attrs if k.startswith("data-")}, len(self.text)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            data, start = self._open.pop()
-            if data:
-                self.found.append((data, self.text[start:].strip()))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def having(self, *names: str) -> list[tuple[dict[str, str], str]]:
-        return [(data, text) for data, text in self.found if all(name in data for name in names)]
-
+from tests.spark_jobs.report_files import Page, files_of, table
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
@@ -150,77 +115,6 @@ def test_overlap_is_the_share_of_the_rows_items(spark: SparkSession) -> None:
 
 
 # ---- the job, on a published day -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def reported(spark: SparkSession, scored_day: Request) -> Request:
-    """The scored day with its report, made inside a run that has a status file."""
-    with RunStatus(scored_day, "run") as status:
-        status.stage("ingest", "ok", 12.5, rows={"clicks": 5})
-        status.annotate(peak_rss_mb=2048)
-        status.stage("train", "skipped", 0.2)
-        run_job(report.JOB, spark, scored_day, status)
-    return scored_day
-
-
-def files_of(asked: Request) -> tuple[str, dict[str, Any]]:
-    folder = Path(asked.store.folder_of(asked.store.manifest("report", asked.ds, asked.settings)))
-    return (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
-
-
-def table(spark: SparkSession, asked: Request, name: str) -> DataFrame:
-    return spark.read.parquet(*asked.store.files_of(asked.store.manifest(name, asked.ds, asked.settings)))
-
-
-def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, reported: Request) -> None:
-    html, content = files_of(reported)
-    page = Page(html)
-    rows = {(r["channel"], r["metric"], r["n"]): r for r in table(spark, reported, "metrics").where("slice = 'all'").collect()}
-    shown = page.having("metric", "channel")
-    for data, text in shown:
-        cell = rows[data["channel"], data["metric"], int(data["n"])]
-        assert float(data["value"]) == cell["value"]
-        assert text == names.shown(cell["value"], data["metric"])
-    assert {(d["channel"], d["metric"], int(d["n"])) for d, _ in shown} == set(rows)  # and no cell is left out
-    for data, text in page.having("half"):
-        cell = rows[data["half"], "recall", int(data["n"])]
-        assert text == f"±{50 * (cell['ci_hi'] - cell['ci_lo']):.1f}"
-    stands = {line["channel"]: line for line in content["standings"]}
-    assert set(stands) == {"most_pop", "itemcf_cosine", "als"}
-    recall = table(spark, reported, "metrics_user").where("n = 10").groupBy("user_idx").pivot("channel").agg(F.first("recall")).collect()
-    for data, text in page.having("standing"):
-        line = stands.pop(data["standing"])
-        want = stats.ttest_rel([row["merged"] for row in recall], [row[line["channel"]] for row in recall])
-        assert (line["users"], line["p"]) == (25, pytest.approx(want.pvalue, abs=1e-10))
-        assert (float(data["value"]), text) == (line["diff"], names.points(line["diff"]))
-        assert line["diff"] == pytest.approx(rows["merged", "recall", 10]["value"] - rows[line["channel"], "recall", 10]["value"])
-    assert not stands  # and no line is left out
-    for line in content["standings"]:
-        told = {
-            part: text for part in ("interval", "p") for data, text in page.having(f"standing-{part}") if line["channel"] in data.values()
-        }
-        assert told == {"interval": f"{names.points(line['lo'])} to {names.points(line['hi'])}", "p": names.p_value(line["p_corrected"])}
-    for data, text in page.having("overlap"):
-        a, b = (content["overlap"]["channels"].index(c) for c in data["overlap"].split("/"))
-        assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], names.percent(content["overlap"]["share"][a][b]))
-    assert len(page.having("overlap")) == 4 * 3
-    assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
-    by_slice = {(r["channel"], r["slice"]): r for r in table(spark, reported, "metrics").where("metric = 'recall' and n = 10").collect()}
-    for data, text in page.having("slice"):
-        assert float(data["value"]) == by_slice[data["of"], data["slice"]]["value"]
-        assert text == names.percent(float(data["value"]))
-    assert {(d["of"], d["slice"]) for d, _ in page.having("slice")} == set(by_slice)
-    adds = {c["channel"]: c["alone"] for c in content["contributions"]["channels"]}
-    assert {d["adds"]: float(d["value"]) for d, _ in page.having("adds")} == adds
-    told = {(day["ds"], label): names.count(rows) for day in content["days"] for label, rows in day["rows"].items()}
-    assert {(d["day"], d["label"]): text for d, text in page.having("day")} == (told if len(content["days"]) > 1 else {})
-    assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
-    assert [(d["tried"], text) for d, text in page.having("tried")] == [
-        (f"{name}/{kind}", kind) for name in ("items", "users") for kind in ("Flat", "HNSW32")
-    ]
-    assert [(d["worker"], int(d["value"]), text) for d, text in page.having("worker")] == [("0", 300, "300"), ("1", 299, "299")]
-    assert "299 trained on, 1 left out; 4 row groups read" in page.text
-    assert {d["stage"]: text for d, text in page.having("stage")} == {"ingest": "12 s 2.0 GB", "train": "skipped"}
 
 
 def test_the_json_holds_what_the_tables_hold(spark: SparkSession, reported: Request) -> None:
