@@ -21,9 +21,18 @@ addEventListener("load", () => {
   const seen = frame => {
     const page = frame.contentDocument, root = page.documentElement, here = frame.contentWindow;
     const boxes = [...page.querySelectorAll("svg")].map(svg => [svg, svg.getBoundingClientRect()]);
+    const texts = [...page.querySelectorAll("svg text")].map(text => [text, text.getBoundingClientRect()]);
+    const shared = (a, b, from, to) => Math.min(a[to], b[to]) - Math.max(a[from], b[from]);
+    const meet = (a, b) => shared(a, b, "left", "right") > 1 && shared(a, b, "top", "bottom") > 1;
+    const over = ([one, a], n) => texts.slice(n + 1).filter(([two, b]) => one.ownerSVGElement == two.ownerSVGElement && meet(a, b))
+      .map(([two]) => one.textContent + " | " + two.textContent);
+    const lettered = [...page.querySelectorAll("body *")].filter(e => [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim()));
+    const px = e => parseFloat(here.getComputedStyle(e).fontSize) * (e.getScreenCTM ? e.getScreenCTM().a : 1);
     return {
       width: root.clientWidth, needed: root.scrollWidth, dark: here.matchMedia("(prefers-color-scheme: dark)").matches,
-      pictures: boxes.length, drawn: boxes.filter(([svg, box]) => box.width > 0 && box.height > 0 && svg.childElementCount > 0).length
+      pictures: boxes.length, drawn: boxes.filter(([svg, box]) => box.width > 0 && box.height > 0 && svg.childElementCount > 0).length,
+      pairs: texts.flatMap(over),
+      small: lettered.filter(e => px(e) > 0 && here.getComputedStyle(e).display != "none").map(e => [px(e), e.textContent.trim()])
     };
   };
   document.body.dataset.seen = JSON.stringify([...document.querySelectorAll("iframe")].map(seen));
@@ -31,8 +40,9 @@ addEventListener("load", () => {
 """
 
 
-def faults_of(html: str, folder: Path, *, dark: bool, widths: Sequence[int] = (400, 1400)) -> list[str]:
-    """What a reader of the page would mind at these widths (pixels): sideways scrolling, pictures not drawn, errors.
+def faults_of(html: str, folder: Path, *, dark: bool, widths: Sequence[int] = (400, 1400), smallest_px: float = 11) -> list[str]:
+    """What a reader of the page would mind at these widths (pixels): sideways scrolling, pictures not drawn,
+    labels over one another, letters below smallest_px, errors.
 
     Each width is that of a frame: a headless Chromium has no window narrower than 500 pixels. The page itself stays as it is.
     """
@@ -48,12 +58,13 @@ def faults_of(html: str, folder: Path, *, dark: bool, widths: Sequence[int] = (4
     errors = [line for line in process.stderr.splitlines() if "CONSOLE" in line]
     seen: list[dict[str, Any]] = json.loads(unescape(found[1]))
     assert len(seen) == len(widths)
-    return errors + [fault for width, one in zip(widths, seen, strict=True) for fault in _faults(width, one, dark)]
+    return errors + [fault for width, one in zip(widths, seen, strict=True) for fault in _faults(width, one, dark, smallest_px)]
 
 
-def _faults(width: int, seen: dict[str, Any], dark: bool) -> list[str]:
+def _faults(width: int, seen: dict[str, Any], dark: bool, smallest_px: float) -> list[str]:
     assert (seen["width"], seen["dark"]) == (width, dark)  # else something else was looked at
     faults = [f"{width} px: needs {seen['needed']}"] if seen["needed"] != width else []
     if seen["drawn"] != seen["pictures"]:
         faults.append(f"{width} px: {seen['drawn']} of {seen['pictures']} pictures drawn")
-    return faults
+    faults += [f"{width} px: {pair} meet" for pair in seen["pairs"]]
+    return faults + [f"{width} px: letters of {px:.1f} px: {text}" for px, text in seen["small"] if px < smallest_px - 0.05]

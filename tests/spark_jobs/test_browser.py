@@ -8,8 +8,14 @@ from tests.spark_jobs.browser import faults_of, needs_browser
 @needs_browser
 def test_each_fault_is_seen(tmp_path: Path) -> None:
     wide = '<!doctype html><body style="margin: 0"><div style="width: 450px">wide</div><svg width="10" height="10"></svg>'
-    more = '<svg width="10" height="10"><rect width="9" height="9"/></svg><script>nosuch()</script>'
-    *errors, needs, one, two = faults_of(wide + more, tmp_path, dark=True, widths=(400, 500))
+    small = '<svg viewBox="0 0 200 100" style="width: 100px"><text y="20" style="font-size: 18px">small</text><text y="90">over</text>'
+    more = '<text y="90" x="4" style="font-size: 18px">other</text></svg><script>nosuch()</script>'
+    *errors, needs, one, two, three, four, five, six = faults_of(
+        wide + small + more, tmp_path, dark=True, widths=(400, 500), smallest_px=8.5
+    )
     assert len(errors) == 2
     assert all("nosuch is not defined" in error for error in errors)
-    assert [needs, one, two] == ["400 px: needs 450", "400 px: 1 of 2 pictures drawn", "500 px: 1 of 2 pictures drawn"]
+    assert needs == "400 px: needs 450"
+    assert [one, four] == [f"{width} px: 1 of 2 pictures drawn" for width in (400, 500)]
+    assert [two, five] == [f"{width} px: over | other meet" for width in (400, 500)]
+    assert [three, six] == [f"{width} px: letters of 8.0 px: over" for width in (400, 500)]

@@ -222,4 +222,4 @@ def test_a_browser_shows_it_without_faults(reported: Request, tmp_path: Path, da
 @needs_browser
 def test_a_sheet_of_paper_holds_it(reported: Request, tmp_path: Path) -> None:
     printed = files_of(reported)[0].replace("@media print", "@media all")
-    assert faults_of(printed, tmp_path, dark=False, widths=[700]) == []  # A4 between its margins
+    assert faults_of(printed, tmp_path, dark=False, widths=[700], smallest_px=9) == []  # A4 between its margins
