@@ -3,9 +3,10 @@
     make bench-metrics [SIZES=5,50] [ITEMS=1000000]
 
 Each size (in million rows: a user's candidate in a channel) is measured in a process of its own, JVM start and reading included. Lists of
-five channels, 100 items each, by Zipf's law; ten held-out and twenty train clicks a user. Timed is what the job does once its lists are
-there: facts of items, every metric of every list at two N, with slices of items and of users, means with intervals, coverage and Gini,
-metrics_user written. Not timed: making the tables; in the job, reading business keys back, baselines and vectors come before.
+five channels: the first 100 different items of draws by Zipf's law; ten held-out and twenty train clicks a user. Timed is what the job does
+once its lists are there: facts of items, every metric of every list at two N, with slices of items and of users, means with intervals,
+coverage and Gini, metrics_user written. Not timed: making the tables; in the job, reading business keys back, baselines and vectors come
+before.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,28 @@ def block(users: np.ndarray[Any, np.dtype[np.int32]], items: int) -> Iterator[tu
 
     for channel in range(CHANNELS):
         offsets = np.arange(len(users) + 1, dtype=np.int32) * LENGTH
-        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(drawn(len(users) * LENGTH)))
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(first_different(drawn, len(users)).ravel()))
         yield f"lists/{channel}", pa.table({"user_idx": users, "channel": [f"c{channel}"] * len(users), "items": lists})
     each = HELD_OUT + TRAINED
     split = np.tile(np.repeat(np.array([0, 2], dtype=np.int8), [TRAINED, HELD_OUT]), len(users))
     yield "events", pa.table({"user_idx": np.repeat(users, each), "item_idx": drawn(len(users) * each), "split": split})
     num_train = pa.array(np.full(len(users), TRAINED), pa.int32())
     yield "user_state", pa.table({"user_idx": users, "num_train": num_train})
+
+
+def first_different(drawn: Callable[[int], np.ndarray[Any, np.dtype[np.int32]]], rows: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """int32[rows, LENGTH]: of each row of draws the first LENGTH different ones, in their order."""
+    width = 2 * LENGTH
+    while True:
+        draws = drawn(rows * width).reshape(rows, width)
+        order = np.argsort(draws, axis=1, kind="stable")
+        ordered = np.take_along_axis(draws, order, axis=1)
+        new = np.ones(draws.shape, dtype=bool)
+        np.put_along_axis(new, order[:, 1:], ordered[:, 1:] != ordered[:, :-1], axis=1)
+        found = np.cumsum(new, axis=1)
+        if (found[:, -1] >= LENGTH).all():
+            return draws[new & (found <= LENGTH)].reshape(rows, LENGTH)
+        width *= 2
 
 
 # ---- what is timed ---------------------------------------------------------------------------------------------------
@@ -74,12 +90,12 @@ def measure(folder: Path) -> dict[str, Any]:
 
     began = time.perf_counter()
     with peak_memory() as peak:
-        seconds, rows, recall = evaluate(folder)
-    return {"seconds": round(time.perf_counter() - began, 1), "steps": seconds, "peak_mb": peak.megabytes, "rows": rows, "recall": recall}
+        seconds, found = evaluate(folder)
+    return {"seconds": round(time.perf_counter() - began, 1), "steps": seconds, "peak_mb": peak.megabytes, **found}
 
 
-def evaluate(folder: Path) -> tuple[dict[str, float], int, float]:
-    """(seconds by step, rows of metrics_user, recall at the largest N over all channels)."""
+def evaluate(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """(seconds by step; candidates in the lists, rows of metrics_user, recall at the largest N over all channels)."""
     from pyspark.sql import functions as F
 
     from conf.fields import Field
@@ -119,7 +135,10 @@ def evaluate(folder: Path) -> tuple[dict[str, float], int, float]:
     numbers += catalogue_use(lists, tables["item_feat"].where("eligible").select("idx"), channels=channels, at=AT, num_users=num_users)
     done("coverage and gini")
     found = [x.value for x in numbers if (x.metric, x.slice, x.n) == ("recall", ALL, max(AT))]
-    return seconds, spark.read.parquet(str(folder / "metrics_user")).count(), round(float(np.mean(found)), 6)
+    row = lists.agg(F.sum(F.size("items"))).first()
+    assert row is not None
+    rows = spark.read.parquet(str(folder / "metrics_user")).count()
+    return seconds, {"candidates": row[0], "rows": rows, "recall": round(float(np.mean(found)), 6)}
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -133,6 +152,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON there, too")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
+    if a.items < 10 * LENGTH:
+        parser.error(f"--items {a.items}: want at least {10 * LENGTH}, else lists of {LENGTH} different ones are not found")
     if a.folder:
         print(json.dumps(measure(a.folder)))
         return
@@ -145,7 +166,7 @@ def main() -> None:
 
 
 def one_size(millions: float, items: int) -> dict[str, Any]:
-    """The measurement of one size, in a process of its own; stops where it fails or a row is missing."""
+    """The measurement of one size, in a process of its own; stops where it fails, or a candidate or a row is missing."""
     users = round(millions * 1e6 / (CHANNELS * LENGTH))
     with tempfile.TemporaryDirectory() as folder:
         make_tables(Path(folder), users, items)
@@ -153,6 +174,8 @@ def one_size(millions: float, items: int) -> dict[str, Any]:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    if found["candidates"] != users * CHANNELS * LENGTH:
+        sys.exit(f"{found['candidates']} candidates were scored, want {users * CHANNELS * LENGTH}")
     if found["rows"] != users * CHANNELS * len(AT):
         sys.exit(f"{found['rows']} rows in metrics_user, want {users * CHANNELS * len(AT)}")
     return {"million_rows": millions, "users": users, "items": items, **found, "rows_per_s": round(millions * 1e6 / found["seconds"])}

@@ -129,7 +129,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "report": JobSpec(
         (
             *("clicks", "users", "items", "events", "user_state", "sessions", "cooc", "sem_nn", "samples", "model", "index"),
-            *("channel_candidates", "candidates", "metrics", "metrics_yesterday", "user_index", "item_index"),
+            *("channel_candidates", "candidates", "metrics", "metrics_user", "metrics_yesterday", "user_index", "item_index"),
         ),
         ("report",),
         ("report", "evaluation"),

@@ -19,7 +19,7 @@ from conf.sections.experiment import Ab
 from conf.storage import Store
 from spark_jobs.ab.analysis import METRICS, curves_of, left_out, lines_of, split_of
 from spark_jobs.ab.conclusion import conclude
-from spark_jobs.ab.exposures import NOT_SHOWN, OUTSIDE, USED, Window, judge, open_exposures
+from spark_jobs.ab.exposures import EARLIER, NOT_SHOWN, OUTSIDE, USED, Window, judge, open_exposures
 from spark_jobs.ab.page import render
 from spark_jobs.ab.users import caps_of, count_users, moments_of, users_of
 from spark_jobs.job import Artefact, Context, Job, main
@@ -49,7 +49,10 @@ def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Arte
     counters["rows"] = {row["fate"]: row["count"] for row in judged.groupBy("fate").count().orderBy("fate").collect()}
     in_test = judged.where((F.col("fate") == USED) & (F.col("at") >= 0)).limit(1).count() == 1
     check_rows(counters["rows"], chosen, max_reject_share=context.settings.gates.max_reject_share, in_test=in_test)
-    users = users_of(judged.where(F.col("fate") == USED), chosen, window).persist()
+    told = judged.where(F.col("fate").isin(USED, EARLIER))
+    # a log that begins with the test would make everybody one who never clicked
+    knows_clicks = chosen.columns.click is not None and told.where(F.col("at") < 0).limit(1).count() == 1
+    users = users_of(told, chosen, window, knows_clicks=knows_clicks).persist()
     counters |= count_users(users)
     content = analyse(users.where(~F.col("in_several")), chosen, window, counters)
     counters["valid"], counters["winner"] = content["verdict"]["valid"], content["verdict"]["winner"]
@@ -71,7 +74,7 @@ def window_of(rows: DataFrame, chosen: Ab, end: date) -> Window:
 def check_rows(fates: Mapping[str, int], chosen: Ab, *, max_reject_share: float, in_test: bool) -> None:
     """Refuse a log of which too much cannot be used, or that has nothing on the days of the test (in_test: it has)."""
     total = sum(fates.values())
-    refused = {fate: count for fate, count in fates.items() if fate not in (USED, OUTSIDE, NOT_SHOWN)}
+    refused = {fate: count for fate, count in fates.items() if fate not in (USED, EARLIER, OUTSIDE, NOT_SHOWN)}
     if sum(refused.values()) > max_reject_share * total:
         share = sum(refused.values()) / total
         head = Fault(f"{sum(refused.values())} of {total} rows refused ({share:.1%})", f"gates.max_reject_share is {max_reject_share:.1%}")

@@ -10,10 +10,10 @@ from math import ceil, floor, isfinite, log10
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 560, 300
-LEFT, TOP, BOTTOM = 56, 34, 40
-LINE_HEIGHT = 18  # between labels at the ends of lines
-LETTER = 8.5  # width of a label's letter, at most
+WIDTH, HEIGHT = 560, 308
+LEFT, TOP, BOTTOM = 60, 34, 52  # room for the large letters of narrow pages
+LINE_HEIGHT = 20  # between labels at the ends of lines
+LETTER, NAMES = 10, 0.4  # width of a label's letter, and the share of the picture that labels take, at most
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class _Frame:
     right: float
 
     def across(self, value: float) -> float:
-        return LEFT + (value - self.x[0]) / ((self.x[1] - self.x[0]) or 1) * (self.right - LEFT)
+        low, high = self.x
+        share = (value - low) / (high - low) if high > low else 0.5  # a single step or epoch stands in the middle
+        return LEFT + share * (self.right - LEFT)
 
     def up(self, value: float) -> float:
         return HEIGHT - BOTTOM - (value - self.y[0]) / ((self.y[1] - self.y[0]) or 1) * (HEIGHT - TOP - BOTTOM)
@@ -111,7 +113,7 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str, as_
     xs, ys = ([point[axis] for line in series for point in line.points] for axis in (0, 1))
     up = ticks(min(ys), max(ys))
     names = max(len(line.label) for line in series) if len(series) > 1 else 0
-    frame = _Frame((min(xs), max(xs)), (up[0], up[-1]), right=WIDTH - 16 - min(LETTER * names, WIDTH / 3))
+    frame = _Frame((min(xs), max(xs)), (up[0], up[-1]), right=WIDTH - 16 - min(LETTER * names, WIDTH * NAMES))
     # whole numbers inside the data only: steps and epochs come whole, and the lines use the full width
     across = [mark for mark in ticks(*frame.x, most=6) if frame.x[0] <= mark <= frame.x[1] and mark == int(mark)]
     parts = [_tick_up(mark, frame, as_percent) for mark in up] + [_tick_across(mark, frame) for mark in across]
@@ -129,7 +131,7 @@ def _tick_up(mark: float, frame: _Frame, as_percent: bool) -> str:
 
 def _tick_across(mark: float, frame: _Frame, as_percent: bool = False) -> str:
     x, text = frame.across(mark), f"{mark * 100:g} %" if as_percent else number(mark)
-    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 26}" text-anchor="middle">{text}</text>'
 
 
 def _line(line: Line, frame: _Frame) -> str:
@@ -198,14 +200,14 @@ class NamedDot:
     y: float
 
 
-def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str) -> str:
-    """Named points of two shares, both axes in percent from 0, each led to its name at the right; "" if there is none."""
+def named_dots(points: Sequence[NamedDot], *, x_label: str, y_label: str, label: str, x_shares: bool = True, y_low: float = 0.0) -> str:
+    """Named points, each led to its name at the right; "" if there is none. y: shares, in percent from y_low; x: from 0, x_shares: too."""
     if not points:
         return ""
-    across, up = (ticks(0, max(values)) for values in ([p.x for p in points], [p.y for p in points]))
+    across, up = ticks(0, max(p.x for p in points)), ticks(y_low, max(p.y for p in points))
     names = max(len(p.name) for p in points)
-    frame = _Frame((0, across[-1]), (0, up[-1]), right=WIDTH - 24 - min(LETTER * names, WIDTH / 3))
-    parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, True) for mark in across]
+    frame = _Frame((0, across[-1]), (up[0], up[-1]), right=WIDTH - 24 - min(LETTER * names, WIDTH * NAMES))
+    parts = [_tick_up(mark, frame, True) for mark in up] + [_tick_across(mark, frame, x_shares) for mark in across]
     parts.append(f'<text class="axis" x="0" y="14">{escape(y_label)}</text>')
     parts.append(f'<text class="axis" x="{frame.right:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
     ordered = sorted(points, key=lambda p: (-p.y, p.x))

@@ -23,6 +23,8 @@ from spark_jobs.job import Artefact, Context, Job, main
 from spark_jobs.report_names import BASELINES, NAMES, count
 from spark_jobs.report_page import Cells, index_cells, render
 from spark_jobs.showcase import overlap, sample_users
+from spark_jobs.significance import ALPHA
+from spark_jobs.standings import Standing, standings
 from spark_jobs.training_curves import training
 
 OVERLAP_USERS: Final = 2_000
@@ -34,7 +36,7 @@ STABLE: Final = ("verdict", "at", "channels", "funnel", "overlap", "contribution
 # ---- the verdict ---------------------------------------------------------------------------------------------------
 
 
-def verdict(cells: Cells, n: int, *, users: int, fallbacks: int = 0) -> dict[str, list[Any]]:
+def verdict(cells: Cells, n: int, *, users: int, stands: Sequence[Standing] = ()) -> dict[str, list[Any]]:
     """headline and lines, each a list of strings and of references to cells, which the page shows as numbers.
 
     A reference is {channel, metric, n} or, for a quotient of two channels, {of, channel, metric, n}.
@@ -55,19 +57,22 @@ def verdict(cells: Cells, n: int, *, users: int, fallbacks: int = 0) -> dict[str
     found = [c for c in BASELINES if c in value]
     if found:
         listed = [part for c in found for part in (f"{NAMES[c][0]} ", recall(c), ", ")][:-1]
-        lines.append(["For comparison: ", *listed, f". {_against(cells, found, n)}"])
+        lines.append(["For comparison: ", *listed, f". {_against(stands)}".rstrip()])
     return {"headline": [f"In {n} candidates, the merged list finds ", recall("merged"), " of a user's held-out clicks."], "lines": lines}
 
 
-def _against(cells: Cells, baselines: Sequence[str], n: int) -> str:
-    """How the merged list stands against the best baseline, by their intervals."""
-    best = max(baselines, key=lambda c: cells[c, "recall", n]["value"])
-    ours, theirs, name = cells["merged", "recall", n], cells[best, "recall", n], NAMES[best][0]
-    if ours["ci_lo"] is None or theirs["ci_lo"] is None:
+def _against(stands: Sequence[Standing]) -> str:
+    """How the merged list stands against the baselines, all of them in mind; "" where one user cannot tell."""
+    if not stands or any(line["p_corrected"] is None for line in stands):
         return ""
-    if ours["ci_lo"] > theirs["ci_hi"]:
-        return "The merged list beats them all." if len(baselines) > 1 else "The merged list beats it."
-    return f"{name} is better than the merged list." if theirs["ci_lo"] > ours["ci_hi"] else f"The merged list and {name} are level."
+    beyond = [line for line in stands if line["p_corrected"] < ALPHA]
+    better = [line for line in beyond if line["diff"] < 0]
+    if better:
+        return f"{NAMES[min(better, key=lambda line: line['diff'])['channel']][0]} is better than the merged list."
+    level = [NAMES[line["channel"]][0] for line in stands if line not in beyond]
+    if level:
+        return f"{', '.join(['The merged list', *level[:-1]])} and {level[-1]} are level: no difference beyond chance."
+    return "The merged list beats them all." if len(stands) > 1 else "The merged list beats it."
 
 
 # ---- the document --------------------------------------------------------------------------------------------------
@@ -82,10 +87,12 @@ def document(context: Context, tables: Mapping[str, DataFrame]) -> dict[str, Any
     made = manifests["candidates"].counters
     users = int(made.get("candidates", made).get("users", manifests["user_index"].rows))
     present = {row["channel"] for row in rows}
+    stands = standings(tables["metrics_user"], [c for c in BASELINES if c in present], max(at)) if rows else []
     status = context.store.read_status(context.run_id) or {}
     return {
         "run": {"ds": context.ds, "variant": context.store.variant, "run_id": context.run_id, "made_at": now()},
-        "verdict": verdict(cells, max(at), users=users),
+        "verdict": verdict(cells, max(at), users=users, stands=stands),
+        "standings": stands,
         "facts": dict(_facts(context, users)),
         "users_served": users,
         "at": at,

@@ -70,6 +70,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
+def megabytes(size: float) -> str:
+    """Bytes as text: 1.2 MB."""
+    return f"{size / 1e6:.1f} MB"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as text: 0.8 s, 42 s, 3 min 05 s."""
     if seconds is None:
@@ -78,3 +83,13 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value, to two digits."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares, in percentage points: +1.23."""
+    return "–" if difference is None else f"{100 * difference:+.2f}"

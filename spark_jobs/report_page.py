@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from spark_jobs import charts
 from spark_jobs.metrics.groups import COLD_ITEMS, COLD_USERS
-from spark_jobs.report_names import FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, percent, shown
+from spark_jobs.report_names import FOUND, MADE_OF, NAMES, VECTORS, count, duration, kind_of, megabytes, p_value, percent, points, shown
 
 Cells = Mapping[tuple[str, str, int], Mapping[str, Any]]
 
@@ -29,8 +29,11 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(page_file)
     )
     environment.filters.update(percent=percent, count=count, duration=duration, shown=shown)
+    environment.filters.update(points=points, p_value=p_value, megabytes=megabytes)
     environment.globals.update(kind_of=kind_of, NAMES=NAMES, FOUND=FOUND, MADE_OF=MADE_OF, VECTORS=VECTORS)
-    environment.globals.update(lines_of=lines_of, dots_of=dots_of, round_up=round_up, style=Markup(page_file("report.css")))
+    environment.globals.update(
+        lines_of=lines_of, dots_of=dots_of, tried_of=tried_of, round_up=round_up, style=Markup(page_file("report.css"))
+    )
     environment.globals.update({name: _drawn(getattr(charts, name)) for name in ("bar", "scale", "lines", "dots", "named_dots")})
     return environment.from_string(page_file(template)).render(**content)
 
@@ -45,6 +48,20 @@ def dots_of(channels: Sequence[str], cells: Cells, n: int) -> list[charts.NamedD
     both = [(c, cells.get((c, "coverage", n)), cells.get((c, "recall", n))) for c in channels]
     named = ((NAMES.get(c, (c,))[0], kind_of(c), x, y) for c, x, y in both)
     return [charts.NamedDot(name, kind, x["value"], y["value"]) for name, kind, x, y in named if x and y]
+
+
+def tried_of(part: Mapping[str, Any]) -> list[charts.NamedDot]:
+    """Queries a second and recall of every kind of index that was measured, by its name and size; the one taken stands out."""
+    measured = [one for one in part["tried"] if one["recall"] is not None and one["queries_per_s"] is not None]
+    return [
+        charts.NamedDot(
+            f"{one['factory']}, {megabytes(one['bytes'])}",
+            "merged" if one["factory"] == part["factory"] else "channel",
+            one["queries_per_s"],
+            one["recall"],
+        )
+        for one in measured
+    ]
 
 
 def round_up(value: float) -> float:

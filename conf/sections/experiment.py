@@ -38,8 +38,8 @@ class Ab(Section):
     )
     start: str | None = Field(None, description="first day of the test; null = of the log, and there is nothing before it")
     pre_days: Count = Field(14, description="days before the start that CUPED takes users' own numbers from; 0 = no CUPED")
-    cold_days: Positive = Field(7, description="cold: registered less than this many days before the start")
-    cold_clicks: Positive = Field(5, description="cold, where the log has no day of registration: fewer clicks than this before the start")
+    cold_days: Positive = Field(7, description="cold: registered less than this many days before the start, or few clicks")
+    cold_clicks: Positive = Field(5, description="cold, too: fewer clicks than this in all days of the log before the start; decision")
     winsorise: float = Field(0.999, gt=0, le=1, description="quantile of users above which seconds count as that much; 1 = none; decision")
 
     @model_validator(mode="after")

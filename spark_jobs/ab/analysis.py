@@ -52,7 +52,7 @@ def left_out(chosen: Ab, *, knows_cold: bool) -> dict[str, str]:
         if not has or (metric.role == "duration_s" and columns.play_s is None):
             why[name] = f"ab.columns.{'play_s' if has else metric.role} is null"
         elif metric.cold and not knows_cold:
-            why[name] = "nothing says who was cold: neither ab.columns.registered nor days before ab.start"
+            why[name] = "nothing says who was cold: neither ab.columns.registered nor clicks before ab.start"
     return why
 
 

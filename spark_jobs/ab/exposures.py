@@ -26,7 +26,8 @@ READ_FROM: Final[Mapping[str, tuple[tuple[type[T.DataType], ...], str]]] = {
     "float64": ((T.NumericType, T.StringType, T.BooleanType), "a number"),
 }
 USED, PROBLEMS = "used", ("unreadable row", "no user", "no such day", "a number that cannot be read or is below 0", "no such arm")
-OUTSIDE, NOT_SHOWN = "before or after the test", "nothing was shown"
+OUTSIDE, NOT_SHOWN = "after the test", "nothing was shown"
+EARLIER = "before ab.pre_days, for who was cold alone"
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def judge(rows: DataFrame, window: Window, arms: Mapping[str, float]) -> DataFra
         .when(F.col("user").isNull(), no_user)
         .when(F.col("day").isNull(), no_day)
         .when(F.greatest(*(bad.cast("int") for bad in bad_number)) > 0, no_number)
-        .when((at < -window.pre_days) | (at >= window.num_days), OUTSIDE)
+        .when(at >= window.num_days, OUTSIDE)
         .when(F.col("exposed") == 0, NOT_SHOWN)
         .when(in_test & ~F.coalesce(F.col("arm").isin(*arms), F.lit(False)), no_arm)  # before the test nobody needs to have one
+        .when(at < -window.pre_days, EARLIER)
         .otherwise(USED)
     )
     return rows.withColumn("fate", fate).withColumn("at", at)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spark_jobs import charts
-from spark_jobs.report_names import count
+from spark_jobs.report_names import count, p_value
 from spark_jobs.report_page import filled
 
 
@@ -25,11 +25,6 @@ def signed(share: float | None) -> str:
 def value(number: float | None) -> str:
     """A metric, to four digits."""
     return "–" if number is None else f"{number:.4g}" if abs(number) < 1e4 else count(number)
-
-
-def p_value(p: float | None) -> str:
-    """A p-value, to two digits."""
-    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
@@ -16,13 +17,16 @@ from spark_jobs.ab.exposures import Window
 from spark_jobs.ab.features import QUANTITIES, UserDays, features
 from spark_jobs.ab.moments import Moments
 
+F64 = npt.NDArray[np.float64]
+
 CAPPED: Final = ("dwell_s", "play_s", "stay_s")
 
 
-def users_of(rows: DataFrame, chosen: Ab, window: Window) -> DataFrame:
+def users_of(rows: DataFrame, chosen: Ab, window: Window, *, knows_clicks: bool) -> DataFrame:
     """One row a user with an exposure in the test: user, arm, in_several, cold bool, days array<struct<at, quantities>> in order.
 
-    rows: those that are used. in_several: the user was given more than one arm. cold: null where nothing says.
+    rows: those that are used, and the earlier ones. knows_clicks: whether they tell users' clicks before the start. days: without the
+    earlier ones. in_several: the user was given more than one arm. cold: null where nothing says.
     """
     plays = (F.col("play_s") > 0).cast("double")
     lasting = (F.col("play_s") > 0) & (F.col("duration_s") > 0)
@@ -38,21 +42,22 @@ def users_of(rows: DataFrame, chosen: Ab, window: Window) -> DataFrame:
         *(F.sum(name).alias(name) for name in QUANTITIES),
         F.min(arm).alias("first_arm"), F.max(arm).alias("last_arm"), F.max("registered").alias("registered"),
     )  # fmt: skip
-    earlier = F.sum(F.when(F.col("at") < 0, F.col("click")).otherwise(0.0))
+    in_days = F.col("at") >= -window.pre_days
     users = daily.groupBy("user").agg(
         F.min("first_arm").alias("arm"),
         (F.min("first_arm") != F.max("last_arm")).alias("in_several"),
-        _cold(chosen, window, earlier).alias("cold"),
-        F.sort_array(F.collect_list(F.struct("at", *QUANTITIES))).alias("days"),
+        _cold(chosen, window, knows_clicks).alias("cold"),
+        F.sort_array(F.collect_list(F.when(in_days, F.struct("at", *QUANTITIES)))).alias("days"),
     )
     return users.where(F.col("arm").isNotNull())
 
 
-def _cold(chosen: Ab, window: Window, earlier: Column) -> Column:
-    """Whether the user was cold when the test began; null where neither registration nor anything before the start is known."""
-    if chosen.columns.registered is not None:
-        return F.coalesce(F.max("registered") > F.date_sub(F.lit(window.start), chosen.cold_days), F.lit(False))
-    return earlier < chosen.cold_clicks if chosen.start is not None and window.pre_days else F.lit(None).cast("boolean")
+def _cold(chosen: Ab, window: Window, knows_clicks: bool) -> Column:
+    """Whether the user was new or hardly active when the test began; what is not known of a user says nothing, null where neither is."""
+    new = F.max("registered") > F.date_sub(F.lit(window.start), chosen.cold_days)
+    clicks = F.sum(F.when(F.col("at") < 0, F.col("click")).otherwise(0.0))
+    few = clicks < chosen.cold_clicks if knows_clicks else F.lit(None).cast("boolean")
+    return F.coalesce(new | few, new, few)
 
 
 def caps_of(users: DataFrame, quantile: float) -> dict[str, float]:
@@ -86,7 +91,9 @@ def moments_of(users: DataFrame, num_days: int, *, caps: dict[str, float]) -> Ar
         """The pickled moments of a partition."""
         total: Arms = {}
         for batch in batches:
-            total = _together(total, _arms_of(batch, num_days, caps))
+            if batch.num_rows:
+                arm, cold = np.array(batch["arm"].to_pylist()), np.array(batch["cold"].fill_null(False))
+                total = _together(total, arms_of(features_of(batch, num_days, caps), arm, cold))
         yield pa.RecordBatch.from_pydict({"arms": [pickle.dumps(total)]})
 
     parts = users.select("arm", "cold", "days").mapInArrow(add_up, "arms binary")
@@ -98,17 +105,19 @@ def _together(one: Arms, other: Arms) -> Arms:
     return {key: one[key].plus(other[key]) if key in one and key in other else one.get(key) or other[key] for key in sorted({*one, *other})}
 
 
-def _arms_of(batch: pa.RecordBatch, num_days: int, caps: dict[str, float]) -> Arms:
-    if not batch.num_rows:
-        return {}
+def features_of(batch: pa.RecordBatch, num_days: int, caps: dict[str, float]) -> F64:
+    """float64[N, names_of(num_days)] of rows of `users_of`."""
     days = batch["days"].flatten()
     row = np.repeat(np.arange(batch.num_rows), pc.list_value_length(batch["days"]).to_numpy())
     values = np.column_stack([days.field(name).to_numpy() for name in QUANTITIES])
-    found = features(UserDays(row, days.field("at").to_numpy().astype(np.int64), values), batch.num_rows, num_days, caps=caps)
-    arm, cold = np.array(batch["arm"].to_pylist()), np.array(batch["cold"].fill_null(False))
+    return features(UserDays(row, days.field("at").to_numpy().astype(np.int64), values), batch.num_rows, num_days, caps=caps)
+
+
+def arms_of(values_NV: F64, arm: npt.NDArray[np.str_], cold: npt.NDArray[np.bool_]) -> Arms:
+    """The moments of users by their arm, str[N], and of those that were cold, bool[N]."""
     made: Arms = {}
     for name in sorted(set(arm.tolist())):
-        made |= {(name, only): Moments.of(found[mine]) for only in (False, True) if (mine := (arm == name) & (cold | (not only))).any()}
+        made |= {(name, only): Moments.of(values_NV[mine]) for only in (False, True) if (mine := (arm == name) & (cold | (not only))).any()}
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.command import Request
+from conf.command import Request, RunStatus
 from spark_jobs.job import run_job
 from tests.spark_jobs.published_day import day_settings, publish_day, request_for
 
@@ -22,6 +22,19 @@ def scored_day(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     for job in (offline_metrics.JOB, yesterday.JOB):
         run_job(job, spark, asked)
     return asked
+
+
+@pytest.fixture(scope="session")
+def reported(spark: SparkSession, scored_day: Request) -> Request:
+    """The scored day with its report, made inside a run that has a status file."""
+    from spark_jobs import report
+
+    with RunStatus(scored_day, "run") as status:
+        status.stage("ingest", "ok", 12.5, rows={"clicks": 5})
+        status.annotate(peak_rss_mb=2048)
+        status.stage("train", "skipped", 0.2)
+        run_job(report.JOB, spark, scored_day, status)
+    return scored_day
 
 
 @pytest.fixture

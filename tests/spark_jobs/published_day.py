@@ -153,7 +153,8 @@ def embed(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
 def index(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
     folder = Path(context.folder("index"))
     rejected = {"factory": "HNSW32", "effort": None, "recall": None, "bytes": 5_000_000, "queries_per_s": None, "why": "takes 5 MB"}
-    tried = [{"factory": "Flat", "effort": 0, "recall": 1.0, "bytes": 1_234_567, "queries_per_s": 4321, "why": "taken"}, rejected]
+    tried = [{"factory": "Flat", "effort": 0, "recall": 1.0, "bytes": 1_234_567, "queries_per_s": 4321, "why": "taken"}]
+    tried += [{"factory": "IVF8,Flat", "effort": 2, "recall": 0.93, "bytes": 1_400_000, "queries_per_s": 9876, "why": "recall"}, rejected]
     part = {"rows": 26, "is_unit": True, "factory": "Flat", "recall": 0.987, "build_s": 0.012, "bytes": 1_234_567}
     part |= {"tried": tried, "parts": ["items"], "files": {}}
     content = {"factory": "auto", "similarity": "cosine", "interests": 1, "recall_at": 50, "recall_queries": 40}

@@ -92,3 +92,17 @@ def test_named_dots_stand_where_their_values_are_and_names_never_cover_each_othe
     assert len(picture.findall("path")) == 6  # each point is led to its name
     assert min(b - a for a, b in pairwise(heights)) >= charts.LINE_HEIGHT - 0.2
     assert charts.named_dots([], x_label="", y_label="", label="") == ""
+
+
+def test_named_dots_of_numbers_and_shares() -> None:
+    drawn = charts.named_dots(
+        [NamedDot("Flat", "channel", 500, 1.0), NamedDot("IVF", "merged", 4000, 0.93)],
+        x_label="",
+        y_label="",
+        label="",
+        x_shares=False,
+        y_low=0.9,
+    )
+    texts = [part.text for part in ElementTree.fromstring(drawn).findall("text")]
+    assert {"4k", "90 %", "100 %", "Flat", "IVF"} <= set(texts)
+    assert "0 %" not in texts

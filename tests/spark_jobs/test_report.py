@@ -1,59 +1,24 @@
-"""The report: each number on the page equals its table cell, whatever is missing, and the page stands alone."""
+"""The report: what it says in words and holds as JSON, whatever is missing; and the page stands alone."""
 
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.command import Request, RunStatus
+from conf.command import Request
 from spark_jobs import report, report_page, semantics
 from spark_jobs import report_names as names
 from spark_jobs.job import run_job
 from spark_jobs.showcase import overlap
 from spark_jobs.training_curves import MAX_POINTS, training
+from tests.spark_jobs.browser import faults_of, needs_browser
 from tests.spark_jobs.published_day import HOSTILE, training_log
-
-VOID = ("meta", "br", "line", "path", "rect", "circle", "polyline", "img", "link", "input", "hr")
-
-
-class Page(HTMLParser):
-    """Every element that carries data-* attributes, with its text; and every tag with its attributes."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: list[tuple[dict[str, str], str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[tuple[dict[str, str], int]] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(({k.removeprefix("data-"): v or "" for k, v in attrs if k.startswith("data-")}, len(self.text)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            data, start = self._open.pop()
-            if data:
-                self.found.append((data, self.text[start:].strip()))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def having(self, *names: str) -> list[tuple[dict[str, str], str]]:
-        return [(data, text) for data, text in self.found if all(name in data for name in names)]
-
+from tests.spark_jobs.report_files import Page, files_of, table
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
@@ -83,16 +48,27 @@ def said(verdict: dict[str, list[Any]]) -> str:
     return " | ".join("".join(map(part, line)) for line in [verdict["headline"], *verdict["lines"]])
 
 
+def stand(channel: str, diff: float, p: float | None) -> dict[str, Any]:
+    return {"channel": channel, "users": 7, "diff": diff, "lo": None, "hi": None, "p": p, "p_corrected": p}
+
+
 @pytest.mark.parametrize(
-    ("als", "words"),
-    [(0.2, "The merged list beats them all."), (0.3, "The merged list and ALS are level."), (0.4, "ALS is better than the merged list.")],
+    ("most_pop", "als", "words"),
+    [
+        ((0.2, 0.01), (0.001, 0.01), " The merged list beats them all."),  # however near: the same users found more
+        ((0.2, 0.01), (0.1, 0.06), " The merged list and ALS are level: no difference beyond chance."),
+        ((0.2, 0.06), (-0.1, 0.06), " The merged list, MostPop and ALS are level: no difference beyond chance."),
+        ((-0.2, 0.01), (-0.1, 0.01), " MostPop is better than the merged list."),
+        ((0.2, 0.06), (-0.1, 0.01), " ALS is better than the merged list."),
+        ((0.2, None), (0.1, None), ""),  # a single user
+    ],
 )
-def test_the_verdict_is_honest_about_baselines(als: float, words: str) -> None:
-    cells = cells_of({"merged": 0.3, "u2i": 0.25, "most_pop": 0.1, "als": als, "oracle": 0.35})
-    assert said(report.verdict(cells, 50, users=7)) == (
+def test_the_verdict_is_honest_about_baselines(most_pop: tuple[float, float | None], als: tuple[float, float | None], words: str) -> None:
+    cells = cells_of({"merged": 0.3, "u2i": 0.25, "most_pop": 0.1, "als": 0.3, "oracle": 0.35})
+    assert said(report.verdict(cells, 50, users=7, stands=[stand("most_pop", *most_pop), stand("als", *als)])) == (
         "In 50 candidates, the merged list finds [merged] of a user's held-out clicks."
         " | U2I alone finds [u2i]: [u2i/oracle] of what an oracle that knows the tastes could."
-        f" | For comparison: MostPop [most_pop], ALS [als]. {words}"
+        f" | For comparison: MostPop [most_pop], ALS [als].{words}"
     )
 
 
@@ -139,62 +115,6 @@ def test_overlap_is_the_share_of_the_rows_items(spark: SparkSession) -> None:
 
 
 # ---- the job, on a published day -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def reported(spark: SparkSession, scored_day: Request) -> Request:
-    """The scored day with its report, made inside a run that has a status file."""
-    with RunStatus(scored_day, "run") as status:
-        status.stage("ingest", "ok", 12.5, rows={"clicks": 5})
-        status.annotate(peak_rss_mb=2048)
-        status.stage("train", "skipped", 0.2)
-        run_job(report.JOB, spark, scored_day, status)
-    return scored_day
-
-
-def files_of(asked: Request) -> tuple[str, dict[str, Any]]:
-    folder = Path(asked.store.folder_of(asked.store.manifest("report", asked.ds, asked.settings)))
-    return (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
-
-
-def table(spark: SparkSession, asked: Request, name: str) -> DataFrame:
-    return spark.read.parquet(*asked.store.files_of(asked.store.manifest(name, asked.ds, asked.settings)))
-
-
-def test_each_number_on_the_page_equals_its_table_cell(spark: SparkSession, reported: Request) -> None:
-    html, content = files_of(reported)
-    page = Page(html)
-    rows = {(r["channel"], r["metric"], r["n"]): r for r in table(spark, reported, "metrics").where("slice = 'all'").collect()}
-    shown = page.having("metric", "channel")
-    for data, text in shown:
-        cell = rows[data["channel"], data["metric"], int(data["n"])]
-        assert float(data["value"]) == cell["value"]
-        assert text == names.shown(cell["value"], data["metric"])
-    assert {(d["channel"], d["metric"], int(d["n"])) for d, _ in shown} == set(rows)  # and no cell is left out
-    for data, text in page.having("half"):
-        cell = rows[data["half"], "recall", int(data["n"])]
-        assert text == f"±{50 * (cell['ci_hi'] - cell['ci_lo']):.1f}"
-    for data, text in page.having("overlap"):
-        a, b = (content["overlap"]["channels"].index(c) for c in data["overlap"].split("/"))
-        assert (float(data["value"]), text) == (content["overlap"]["share"][a][b], names.percent(content["overlap"]["share"][a][b]))
-    assert len(page.having("overlap")) == 4 * 3
-    assert [(d["step"], int(d["value"])) for d, _ in page.having("step")] == [(s["label"], s["rows"]) for s in content["funnel"]]
-    by_slice = {(r["channel"], r["slice"]): r for r in table(spark, reported, "metrics").where("metric = 'recall' and n = 10").collect()}
-    for data, text in page.having("slice"):
-        assert float(data["value"]) == by_slice[data["of"], data["slice"]]["value"]
-        assert text == names.percent(float(data["value"]))
-    assert {(d["of"], d["slice"]) for d, _ in page.having("slice")} == set(by_slice)
-    adds = {c["channel"]: c["alone"] for c in content["contributions"]["channels"]}
-    assert {d["adds"]: float(d["value"]) for d, _ in page.having("adds")} == adds
-    told = {(day["ds"], label): names.count(rows) for day in content["days"] for label, rows in day["rows"].items()}
-    assert {(d["day"], d["label"]): text for d, text in page.having("day")} == (told if len(content["days"]) > 1 else {})
-    assert {d["index"]: float(d["value"]) for d, _ in page.having("index")} == {"items": 0.987, "users": 1.0}
-    assert [(d["tried"], text) for d, text in page.having("tried")] == [
-        (f"{name}/{kind}", kind) for name in ("items", "users") for kind in ("Flat", "HNSW32")
-    ]
-    assert [(d["worker"], int(d["value"]), text) for d, text in page.having("worker")] == [("0", 300, "300"), ("1", 299, "299")]
-    assert "299 trained on, 1 left out; 4 row groups read" in page.text
-    assert {d["stage"]: text for d, text in page.having("stage")} == {"ingest": "12 s 2.0 GB", "train": "skipped"}
 
 
 def test_the_json_holds_what_the_tables_hold(spark: SparkSession, reported: Request) -> None:
@@ -274,7 +194,13 @@ def test_two_runs_of_equal_tables_have_one_identity(spark: SparkSession, reporte
 
 def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) -> None:
     _, content = files_of(reported)
-    nothing = {"metrics": [], "channels": [], "verdict": report.verdict({}, 10, users=40), "scored": {**content["scored"], "users": 0}}
+    nothing = {
+        "metrics": [],
+        "channels": [],
+        "standings": [],
+        "verdict": report.verdict({}, 10, users=40),
+        "scored": {**content["scored"], "users": 0},
+    }
     bare = {"training": training([]), "stages": [], "users": []}
     for changed in (nothing, nothing | bare):
         page = Page(report_page.render(content | changed))
@@ -286,24 +212,14 @@ def test_without_metrics_the_page_says_so_and_shows_the_rest(reported: Request) 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom"]
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_it_without_faults(reported: Request, tmp_path: Path, dark: bool) -> None:
+    assert faults_of(files_of(reported)[0], tmp_path, dark=dark) == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
-@pytest.mark.parametrize(("width", "media"), [(400, "screen"), (1400, "screen"), (700, "print")])
-def test_a_browser_shows_it_without_errors_or_sideways_scrolling(reported: Request, tmp_path: Path, width: int, media: str) -> None:
-    html = files_of(reported)[0].replace(f"@media {media}", "@media all")  # 700 px: a sheet of A4 between its margins
-    (tmp_path / "as_published.html").write_text(html)
-    # the page's own policy forbids scripts, so the ruler goes into a copy without it
-    ruler = "<script>const e = document.documentElement; e.dataset.beyond = e.scrollWidth - e.clientWidth</script></body>"
-    measured = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", ruler)
-    (tmp_path / "measured.html").write_text(measured)
-
-    def shown(name: str) -> subprocess.CompletedProcess[str]:
-        own = [f"--user-data-dir={tmp_path}/{name}-{width}", f"--window-size={width},900", (tmp_path / name).as_uri()]
-        return subprocess.run([CHROMIUM or "", *FLAGS, *own], capture_output=True, text=True, timeout=120, check=True)
-
-    assert "CONSOLE" not in shown("as_published.html").stderr
-    assert 'data-beyond="0"' in shown("measured.html").stdout
+@needs_browser
+def test_a_sheet_of_paper_holds_it(reported: Request, tmp_path: Path) -> None:
+    printed = files_of(reported)[0].replace("@media print", "@media all")
+    assert faults_of(printed, tmp_path, dark=False, widths=[700], smallest_px=9) == []  # A4 between its margins

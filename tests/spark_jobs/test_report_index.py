@@ -14,6 +14,7 @@ from spark_jobs.cli import main
 from spark_jobs.report_index import write_index
 from spark_jobs.report_names import percent
 from tests.faults.publishing import publish
+from tests.spark_jobs.browser import faults_of, needs_browser
 
 RECALL = {"channel": "merged", "metric": "recall", "n": 50, "slice": "all", "value": 0.25, "ci_lo": 0.2, "ci_hi": 0.3}
 TOLD: dict[str, Any] = {"at": [20, 50], "users_served": 1200, "run": {"made_at": "2026-01-31T01:00:00+00:00"}}
@@ -68,3 +69,12 @@ def test_the_verb_writes_it(make_request: Callable[..., Request], capsys: pytest
     root = asked.settings.storage.root
     assert main(["report", "--index", "--config", "demo", "--set", f"storage.root={root}"]) == 0
     assert capsys.readouterr().out == f"wrote {root}/_reports/main.html\n"
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_it_without_faults(make_request: Callable[..., Request], tmp_path: Path, dark: bool) -> None:
+    asked = make_request()
+    report_of(asked, "2026-01-30", "{ half")
+    report_of(asked, "2026-01-31", TOLD | {"metrics": [RECALL]})
+    assert faults_of(Path(write_index(asked)).read_text(), tmp_path, dark=dark) == []

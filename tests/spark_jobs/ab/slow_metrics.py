@@ -13,16 +13,15 @@ def users_by_arm(log: pd.DataFrame, start: str, end: str) -> dict[str, str]:
     return {user: arms.iloc[0] for user, arms in shown.groupby("user_id").arm if arms.nunique() == 1}
 
 
-def slow_metrics(log: pd.DataFrame, start: str, end: str, *, pre_days: int, cold_clicks: int = 5) -> dict[str, dict[str, Any]]:
+def slow_metrics(log: pd.DataFrame, start: str, end: str, *, cold_clicks: int = 5) -> dict[str, dict[str, Any]]:
     """arm -> metric -> per-user values (a list), or a ratio (a float). Nothing is winsorised."""
     arms = users_by_arm(log, start, end)
-    first = str(date.fromisoformat(start) - timedelta(days=pre_days))
     rows = log[log.exposed > 0].to_dict("records")
     made: dict[str, dict[str, Any]] = {}
     for arm in sorted(set(arms.values())):
         mine = {user: [row for row in rows if row["user_id"] == user] for user, own in arms.items() if own == arm}
         test = {user: [row for row in own if start <= row["day"] <= end] for user, own in mine.items()}
-        cold = {user for user, own in mine.items() if sum(row["click"] for row in own if first <= row["day"] < start) < cold_clicks}
+        cold = {user for user, own in mine.items() if sum(row["click"] for row in own if row["day"] < start) < cold_clicks}
         made[arm] = _of_arm(test, cold, end)
     return made
 
