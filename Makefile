@@ -10,11 +10,13 @@ USERS ?= 200000
 FLAT_USERS ?= 4000
 TOP ?= 500
 SIZES ?= 5,50
+DAY ?= 20
+CHANNELS ?= u2i
 ITEMS ?= 1000000
 CONFIG ?= demo
 SPLIT ?= test
 recbole = recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf absl-py
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-feed bench-profile bench-sharded bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-feed bench-profile bench-sharded bench-candidates bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -65,6 +67,9 @@ bench-sharded: setup  ## memory of a worker with a large table, whole and divide
 
 bench-metrics: setup  ## offline metrics of millions of candidate rows: time and memory (SIZES=5,50 ITEMS=1000000)
 	$(in_env) python bench/metrics_rows.py --sizes $(SIZES) --items $(ITEMS)
+
+bench-candidates: setup  ## from given vectors to the candidate table, end to end (DAY=20 CHANNELS=u2i TOP=500; needs bench/data_jobs.py --millions 20 first)
+	$(in_env) python bench/candidate_day.py --millions $(DAY) --channels $(CHANNELS) --top $(TOP)
 
 bench-retrieval: REPEATS = 3
 bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 USERS=200000 FLAT_USERS=4000 TOP=500 REPEATS=3)
