@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -28,17 +29,21 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 DIM, HISTORY, HIDDEN = 64, 20, [256, 128]
 MIC = {"mic": {}}
-ITEMS_ALONE = {"fea": 1.0, "sem": 0, "sess": 0}  # sem and sess need tables of other jobs
+ITEMS_ALONE = {"fea": 1.0, "sem": 0, "sess": 0}
+RELATED = 10  # items that go with an item, of its sessions as well as by content
 # name -> (encoder, base, objectives)
 SOFTMAX = {"loss": "sampled_softmax", "negatives": "in_batch", "temperature": 0.1}
+OTHERS = ("youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm", "sasrec")
 OURS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dssm": ("dssm", SOFTMAX, {}),
     "dssm logistic": ("dssm", {"loss": "logistic", "num_negatives": 4}, {}),
     "dssm + mic": ("dssm", SOFTMAX, MIC),
     "dssm + micrec fea": ("dssm", SOFTMAX, {"micrec": ITEMS_ALONE}),
+    "dssm + micrec": ("dssm", SOFTMAX, {"micrec": {}}),
     "dssm + masked views": ("dssm", SOFTMAX, {"masked_views": {}}),
-    **{name: (name, SOFTMAX, {}) for name in ("youtube_dnn", "comirec_sa", "comirec_dr", "ican", "autoint", "deepfm", "fm", "sasrec")},
-    **{f"{name} + mic": (name, SOFTMAX, MIC) for name in ("youtube_dnn", "comirec_sa", "ican")},
+    **{name: (name, SOFTMAX, {}) for name in OTHERS},
+    **{f"{name} + mic": (name, SOFTMAX, MIC) for name in OTHERS},
+    "ican + micrec": ("ican", SOFTMAX, {"micrec": {}}),
 }
 PEER, RECBOLE = "torch-rechub dssm", "recbole dssm"
 RECBOLE_AT = ROOT / ".venv" / "recbole"  # a folder of its own: it pins versions that ours exclude
@@ -68,19 +73,30 @@ def ours(name: str, rows: int, batch: int) -> Callable[[], None]:
     from trainer.encoders import build_encoder
     from trainer.objectives import Step, build_objectives
     from trainer.optimizers import Optimizers
+    from trainer.related import Related
 
     encoder_name, base, objectives = OURS[name]
     given = Settings.model_validate(
         {
-            "source": {"kind": "generic", "path": "clicks.csv"},
-            "model": {"encoder": encoder_name, "dim": DIM, "hidden": HIDDEN, "history": HISTORY},
+            "source": {
+                "kind": "generic",
+                "path": "clicks.csv",
+                "items": {"path": "items.parquet", "format": "parquet", "key": "item", "vector": "v"},
+            },
+            "model": {"encoder": encoder_name, "dim": DIM, "hidden": HIDDEN, "history": HISTORY, "fm": {"sum_only": bool(objectives)}},
+            "semantics": {"kind": "vectors"},
             "base": base,
             "objectives": objectives,
             "trainer": {"optimizer": {"tables": "rowwise_adagrad"}},
         }
     )
     ids = torch.arange(rows + 1, dtype=torch.int32)
-    catalogue = Catalogue(num=rows, single={"item_id": torch.where(ids > 0, ids + 3, 0)}, multi={})
+    first = torch.clamp(torch.arange(-1, rows + 1), min=0) * RELATED
+    others = torch.randint(1, rows + 1, (rows, RELATED), generator=torch.Generator().manual_seed(3)).sort(dim=1).values
+    related = Related(first, others.flatten().to(torch.int32))
+    weighted = replace(related, up_to=torch.arange(1, RELATED + 1).div(RELATED).repeat(rows))
+    kinds = {"cooc": weighted, "sem_nn": related} if objectives.get("micrec") == {} else {}
+    catalogue = Catalogue(num=rows, single={"item_id": torch.where(ids > 0, ids + 3, 0)}, multi={}, related=kinds)
     encoder = build_encoder(given, given.registry(), catalogue, {"user_id": rows + 4, "item_id": rows + 4})
     criterion = build_objectives(given, encoder)
     optimizers, backend, masking = Optimizers(given, encoder, criterion), SingleBackend(), masking_of(given, {})
@@ -300,16 +316,17 @@ def main() -> None:
         serve(given.serve, given.rows, int(given.batch))
         return
     names = [name.strip() for name in given.only.split(",")] if given.only else [RECBOLE, *OURS]
+    out = ROOT / "bench" / "results" / "train.json"
+    before = json.loads(out.read_text()) if given.only and out.exists() else {}
     report: dict[str, Any] = {"rows": given.rows, "steps": given.steps, "repeats": given.repeats}
     for batch in map(int, given.batch.split(",")):
         found = measure(names, given.rows, batch, given.repeats, given.steps)
         most = limit(batch)
-        report[f"batch {batch}"] = {"limit": round(most), **found}
+        report[f"batch {batch}"] = {**before.get(f"batch {batch}", {}), "limit": round(most), **found}
         print(f"\nbatch {batch}: dssm could reach {most:,.0f} samples/s by its matrix products")
         print(f"{'':24} {'samples/s':>10} {'to peer':>8} {'to dssm':>8}")
         for name, values in found.items():
             print(f"{name:24} {values['samples_per_s']:>10,} {values['to_peer']:>8} {values['to_dssm']:>8}")
-    out = ROOT / "bench" / "results" / "train.json"
     out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\n{out.relative_to(ROOT)}")
 
