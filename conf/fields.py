@@ -31,12 +31,13 @@ class Field:
 class Registry:
     """The fields of one configuration, in the order that numbers the mask bits: bit f of a mask = field f is masked.
 
-    `user` and `item` hold what is embedded (the id field first, where used); `text` holds what is only shown or read.
+    `user` and `item` hold what is embedded (the id field first, where used); `user_kept` and `item_text` what is only shown, read or, of
+    users, sliced by: text, and fields of users that the towers do not see.
     """
 
     user: tuple[Field, ...]
     item: tuple[Field, ...]
-    user_text: tuple[Field, ...] = ()
+    user_kept: tuple[Field, ...] = ()
     item_text: tuple[Field, ...] = ()
 
     @property
@@ -46,5 +47,5 @@ class Registry:
 
     def source_fields(self, side: Side) -> tuple[Field, ...]:
         """The fields that come from the source's users or items table: everything but the id field itself."""
-        fields = (self.user + self.user_text) if side == "user" else (self.item + self.item_text)
+        fields = (self.user + self.user_kept) if side == "user" else (self.item + self.item_text)
         return tuple(field for field in fields if field.name != f"{side}_id")

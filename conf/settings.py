@@ -126,10 +126,11 @@ class Settings(Section):
 
     def _evaluation_faults(self) -> Iterator[str]:
         slices, category = self.evaluation.slices, self.evaluation.category_field
-        users, items = self._embedded("user"), self._embedded("item")
+        items = self._embedded("item")
+        users = [name for name, spec in self.source.resolved_fields().user.items() if spec.role != "text"]
         for name in slices.user_fields:
             if name not in users:
-                yield f"evaluation.slices.user_fields: {name!r} is no user field of the model; known: {', '.join(users) or 'none'}"
+                yield f"evaluation.slices.user_fields: {name!r} is no user field with values; known: {', '.join(users) or 'none'}"
         if category is not None and category not in items:
             yield f"evaluation.category_field: {category!r} is no item field of the model; known: {', '.join(items) or 'none'}"
         if slices.tail > slices.head:
@@ -219,7 +220,7 @@ class Settings(Section):
             yield "semantics.kind: vectors needs the column that holds them; set source.items.vector"
 
     def registry(self) -> f.Registry:
-        """The feature fields the towers see, in mask-bit order, and the text fields."""
+        """The feature fields the towers see, in mask-bit order, and the others that are kept."""
         given = self.source.resolved_fields()
 
         def embedded(side: f.Side, specs: Mapping[str, FieldSpec], chosen: Sequence[str] | None, id_min_count: int) -> tuple[f.Field, ...]:
@@ -229,14 +230,13 @@ class Settings(Section):
             fields = {n: f.Field(n, side, spec.role, spec.min_count, spec.max_len) for n, spec in specs.items()}
             return tuple(id_field if n == id_field.name else fields[n] for n in names)
 
-        def text(side: f.Side, specs: Mapping[str, FieldSpec]) -> tuple[f.Field, ...]:
-            return tuple(f.Field(n, side, "text") for n, s in specs.items() if s.role == "text")
-
+        user = embedded("user", given.user, self.model.fields.user, self.source.user_id_min_count)
+        seen = {field.name for field in user}
         return f.Registry(
-            user=embedded("user", given.user, self.model.fields.user, self.source.user_id_min_count),
+            user=user,
             item=embedded("item", given.item, self.model.fields.item, self.source.item_id_min_count),
-            user_text=text("user", given.user),
-            item_text=text("item", given.item),
+            user_kept=tuple(f.Field(n, "user", spec.role) for n, spec in given.user.items() if n not in seen),
+            item_text=tuple(f.Field(n, "item", "text") for n, spec in given.item.items() if spec.role == "text"),
         )
 
     def title_field(self) -> str | None:

@@ -64,7 +64,7 @@ class Slices(Section):
     cold_items: int = Field(1, ge=0, description="items with fewer train clicks are cold; 0 = no such slice; decision")
     head: Share = Field(0.95, description="quantile of the train clicks of clicked items from which on an item is of the head; decision")
     tail: Share = Field(0.8, description="the same quantile below which it is of the tail; decision")
-    user_fields: list[str] = Field([], description="user fields; a slice a value")
+    user_fields: list[str] = Field([], description="user fields of the source, seen by the model or not; a slice a value")
     values: Positive = Field(10, description="values of a user field that get a slice, those of most users; decision")
 
 

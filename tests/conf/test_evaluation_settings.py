@@ -11,7 +11,7 @@ FIELDS = {"user": {"city": "single", "bio": "text"}, "item": {"category": "singl
     ("evaluation", "fault"),
     [
         ({"category_field": "title"}, "evaluation.category_field: 'title' is no item field of the model; known: category"),
-        ({"slices": {"user_fields": ["bio"]}}, "evaluation.slices.user_fields: 'bio' is no user field of the model; known: city"),
+        ({"slices": {"user_fields": ["bio"]}}, "evaluation.slices.user_fields: 'bio' is no user field with values; known: city"),
         ({"slices": {"head": 0.5, "tail": 0.6}}, "evaluation.slices.tail: 0.6 is beyond the head, which begins at 0.5"),
         ({"slices": {"activity": [5, 5]}}, "evaluation.slices.activity: give the numbers of clicks in ascending order"),
     ],
@@ -40,3 +40,14 @@ def test_lists_that_end_before_n_are_not_compared_with_longer_ones(channels, mer
     with pytest.raises(ValueError, match=fault):
         Settings.model_validate({"config_version": 1, **sections})
     Settings.model_validate({"config_version": 1, "channels": {"top": 500}, "merge": {"top": 500}, "evaluation": {"at": [20, 500]}})
+
+
+def test_users_can_be_sliced_by_a_field_that_the_model_does_not_see():
+    source = {"kind": "generic", "path": "x", "fields": FIELDS}
+    sliced = {"slices": {"user_fields": ["city"]}}
+    made = Settings.model_validate({"source": source, "evaluation": sliced, "model": {"fields": {"user": ["user_id"]}}})
+    registry = made.registry()
+    assert [field.name for field in registry.user] == ["user_id"]
+    assert [(field.name, field.role) for field in registry.source_fields("user")] == [("city", "single"), ("bio", "text")]
+    # what is evaluated changes nothing that is ingested or trained
+    assert registry == made.model_copy(update={"evaluation": Settings().evaluation}).registry()

@@ -26,17 +26,17 @@ SETTINGS: Mapping[str, Any] = {
     "source": {
         "kind": "generic",
         "path": "unused",
-        "fields": {"user": {"city": "single"}, "item": {"category": "single", "tags": "multi", "title": "text"}},
+        "fields": {"user": {"city": "single", "plan": "single"}, "item": {"category": "single", "tags": "multi", "title": "text"}},
     },
     "split": {"kind": "last_k", "k": 2},
     "session": {"kind": "gap"},
-    "model": {"history": 5},
+    "model": {"history": 5, "fields": {"user": ["user_id", "city"]}},  # and never sees a plan
     "channels": {"names": ["u2i", "i2i", "itemcf", "popular"], "top": 12},
     "evaluation": {
         "at": [3, 10],
         "max_users": 25,
         "als": {"rank": [4], "reg": [0.05], "alpha": [1.0, 10.0], "iterations": 3},
-        "slices": {"user_fields": ["city"]},
+        "slices": {"user_fields": ["city", "plan"]},
         "category_field": "category",
     },
     "report": {"sample_users": 3},
@@ -84,7 +84,7 @@ def ingest(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Any]:
     context.facts.update(has_clock=True, user_key_type="string", item_key_type="string")
     return {
         "clicks": clicks_df(context.spark, log),
-        "users": _frame(context, "users", [(user, ["Ulm", "Oslo", None][n % 3]) for n, user in enumerate(users)]),
+        "users": _frame(context, "users", [(user, ["Ulm", "Oslo", None][n % 3], ["basic", "pro"][n % 2]) for n, user in enumerate(users)]),
         "items": _frame(
             context,
             "items",

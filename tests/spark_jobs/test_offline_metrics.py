@@ -81,15 +81,17 @@ def test_the_job_agrees_with_the_twin_on_every_published_list(spark: SparkSessio
 
 def test_slices_are_of_their_users_or_of_their_items(spark: SparkSession, scored_day: Request) -> None:
     user_key = {row["idx"]: row["key"] for row in rows_of(spark, scored_day, "user_index")}
-    city = {row["user_key"]: row["city"] or "(none)" for row in rows_of(spark, scored_day, "users")}
+    about = {row["user_key"]: {"city": row["city"] or "(none)", "plan": row["plan"]} for row in rows_of(spark, scored_day, "users")}
     per_user = [row for row in rows_of(spark, scored_day, "metrics_user") if (row["channel"], row["n"]) == ("merged", 10)]
     want: dict[str, list[float]] = {}
     for row in per_user:
-        want.setdefault(f"city={city[user_key[row['user_idx']]]}", []).append(row["recall"])
+        for field, value in about[user_key[row["user_idx"]]].items():
+            want.setdefault(f"{field}={value}", []).append(row["recall"])
     rows = [r for r in rows_of(spark, scored_day, "metrics") if (r["channel"], r["metric"], r["n"]) == ("merged", "recall", 10)]
     found = {row["slice"]: (row["value"], row["n_users"]) for row in rows}
     assert {name: found[name] for name in want} == {name: (pytest.approx(np.mean(v)), len(v)) for name, v in want.items()}
-    assert len(want) == 3
+    assert len(want) == 3 + 2  # the model sees no plan
+    assert "plan" not in rows_of(spark, scored_day, "user_feat")[0]
     parts = [found[f"item popularity={part}"] for part in ("head", "middle", "tail")]
     assert all(0 <= value <= 1 for value, _ in parts)
     assert sum(num for _, num in parts) > found["all"][1]  # a user has held-out items of several
