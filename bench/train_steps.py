@@ -318,11 +318,11 @@ def main() -> None:
     names = [name.strip() for name in given.only.split(",")] if given.only else [RECBOLE, *OURS]
     out = ROOT / "bench" / "results" / "train.json"
     before = json.loads(out.read_text()) if given.only and out.exists() else {}
-    report: dict[str, Any] = {"rows": given.rows, "steps": given.steps, "repeats": given.repeats}
+    report: dict[str, Any] = {**before, "rows": given.rows, "steps": given.steps, "repeats": given.repeats}
     for batch in map(int, given.batch.split(",")):
         found = measure(names, given.rows, batch, given.repeats, given.steps)
         most = limit(batch)
-        report[f"batch {batch}"] = {**before.get(f"batch {batch}", {}), "limit": round(most), **found}
+        report[f"batch {batch}"] = {"limit": round(most), **found, **before.get(f"batch {batch}", {}), **{n: found[n] for n in names}}
         print(f"\nbatch {batch}: dssm could reach {most:,.0f} samples/s by its matrix products")
         print(f"{'':24} {'samples/s':>10} {'to peer':>8} {'to dssm':>8}")
         for name, values in found.items():
