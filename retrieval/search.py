@@ -15,7 +15,7 @@ from conf.errors import BadDataError, Fault
 from retrieval import worker
 from retrieval.ragged import F32, I32, Ragged
 from retrieval.vector_index import IndexFiles, VectorIndex, index_files
-from retrieval.world import KEY_TYPES
+from retrieval.world import KEY_TYPES, business_keys
 
 ArrowFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -70,12 +70,7 @@ class KeyFiles:
         return worker.once("keys of a search", self, self._read)
 
     def _read(self) -> pa.Array:
-        table = worker.read_columns([worker.local_file(*file) for file in self.files], ["key", "idx"])
-        idx = table["idx"].to_numpy()
-        row_of = np.full(int(idx.max()) + 1, -1, dtype=np.int64)
-        row_of[idx] = np.arange(len(idx))
-        keys = table["key"].combine_chunks().cast(pa.type_for_alias(self.kind))
-        return keys.take(pa.array(row_of, mask=row_of < 0))
+        return business_keys([worker.local_file(*file) for file in self.files], self.kind)
 
 
 def register_search_udf(

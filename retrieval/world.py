@@ -1,6 +1,6 @@
 """What a channel may read: its block of users, and the day's tables, each loaded once in a Python worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -183,12 +183,17 @@ class StoredWorld:
     @cached_property
     def item_keys(self) -> pa.Array:
         """The business key of each item_idx, in the type it came with; null where there is none."""
-        table = worker.read_columns(self.item_index, ["key", "idx"])
-        idx = table["idx"].to_numpy()
-        row_of = np.full(int(idx.max()) + 1, -1, dtype=np.int64)
-        row_of[idx] = np.arange(len(idx))
-        keys = table["key"].combine_chunks().cast(pa.type_for_alias(self.item_key_type))
-        return keys.take(pa.array(row_of, mask=row_of < 0))
+        return business_keys(self.item_index, self.item_key_type)
+
+
+def business_keys(files: Sequence[str], kind: str) -> pa.Array:
+    """The key of each idx in files of user_index or item_index, in the type it came with (`KEY_TYPES`); null where there is none."""
+    table = worker.read_columns(files, ["key", "idx"])
+    idx = table["idx"].to_numpy()
+    row_of = np.full(int(idx.max()) + 1, -1, dtype=np.int64)
+    row_of[idx] = np.arange(len(idx))
+    keys = table["key"].combine_chunks().cast(pa.type_for_alias(kind))
+    return keys.take(pa.array(row_of, mask=row_of < 0))
 
 
 def arrays_of(lists: Ragged) -> dict[str, npt.NDArray[Any]]:

@@ -263,7 +263,8 @@ def test_exact_fm_takes_no_loss_by_cosine(write, losses, found):
 
 
 def test_exact_fm_takes_losses_by_inner_product(write):
-    load(write("model: {encoder: fm}\nbase: {loss: sampled_softmax}\nobjectives: {micrec: {sem: 0}, mic: {weight: 0}}\n"))
+    given = load(write("model: {encoder: fm}\nbase: {loss: sampled_softmax}\nobjectives: {micrec: {sem: 0}, mic: {weight: 0}}\n"))
+    assert not given.model.fm.sum_only
 
 
 # ---- hashes ------------------------------------------------------------------------------------------------------
