@@ -76,7 +76,7 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "index": JobSpec(
         ("embeddings_user", "embeddings_item", "user_state", "item_feat", "item_index"),
         ("index",),
-        ("index", "channels.top"),  # top: as deep as lists go, recall is measured
+        ("index", "channels.top", "channels.u2i.space"),  # top: as deep as lists go, recall is measured
         "retrieval.index",
         optional=("item_index",),
         files=("index.blocklist",),
@@ -107,7 +107,10 @@ JOBS: Final[Mapping[str, JobSpec]] = {
     "click_ranks": JobSpec(
         ("events", "user_feat", "item_feat", "model", "index"),
         ("click_ranks",),
-        ("evaluation.at", "evaluation.max_users", "evaluation.max_clicks", "channels.top", "channels.seen", "model.history", "split.seed"),
+        (
+            *("evaluation.at", "evaluation.max_users", "evaluation.max_clicks", "split.seed"),
+            *("channels.top", "channels.seen", "channels.u2i.space", "model.history"),
+        ),
         "retrieval.click_ranks",
     ),
     "offline_metrics": JobSpec(

@@ -120,6 +120,8 @@ class Settings(Section):
                 yield f"{name}: a value is named twice"
         yield from self._evaluation_faults()
         yield from self._merge_faults()
+        if self.channels.u2i.space == "joint":
+            yield from self._joint_faults()
         title = self.report.title_field
         if title and title not in fields.item:
             yield f"report.title_field: {title!r} is no item field; known: {', '.join(fields.item) or 'none'}"
@@ -169,6 +171,13 @@ class Settings(Section):
             yield f"merge.category_field: {merge.category_field!r} is no item field of the model; known: {', '.join(fields) or 'none'}"
         if merge.category_field is None and (merge.kind == "diverse" or merge.max_per_category is not None):
             yield f"merge.category_field: {'kind diverse' if merge.kind == 'diverse' else 'max_per_category'} needs it; name an item field"
+
+    def _joint_faults(self) -> Iterator[str]:
+        mic = self.objectives.mic
+        if self.embeddings.path is not None:
+            yield "channels.u2i.space: joint is of our model, but embeddings.path brings vectors of another; set encoder"
+        elif mic is None or mic.weight == 0 or mic.uv == 0:
+            yield "channels.u2i.space: joint is learned by objectives.mic's uv; give it a weight, or set encoder"
 
     def _loss_faults(self) -> Iterator[str]:
         if self.base.loss == "logistic" and self.base.negatives not in ("uniform", "in_batch"):
@@ -255,6 +264,7 @@ class Settings(Section):
             strategy=masks.strategy,
             samples_layout=self.samples.layout,
             item_users=self.samples.item_users_length if self.samples.item_users else 0,
+            joint=self.objectives.has_joint_space and self.embeddings.path is None,
         )
 
     def section_hash(self, sections: Sequence[str]) -> str:

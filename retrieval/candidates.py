@@ -19,7 +19,7 @@ from retrieval.index_age import indexes_of
 from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
-from retrieval.similarity import one_row_each
+from retrieval.similarity import JOINT, one_row_each, u2i_index
 from retrieval.world import KEY_TYPES, StoredWorld, Users, users_of
 from spark_jobs.job import Context, Job, Written, main
 from spark_jobs.task_files import Batch, write_partitions
@@ -48,7 +48,9 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     settings, facts = context.settings, context.facts
     world = stored_world(context)
     recommender = Recommender(settings.channels, settings.merge, settings.model.history, int(facts["interests"]))
-    users = user_rows(tables["user_state"], tables["embeddings_user"], tables["neighbours_user"], interests=recommender.interests)
+    spaces = ["vector", *["joint"] * (world.u2i is not None and world.u2i.name == JOINT)]
+    vectors = one_row_each(tables["embeddings_user"], interests=recommender.interests, spaces=spaces)
+    users = user_rows(tables["user_state"], vectors, tables["neighbours_user"])
     if settings.merge.kind == "quota" and settings.merge.quotas == "learned":
         recommender = replace(recommender, merge=with_quotas(context, users, tables["events"], world, recommender))
     stamps = Stamps(context.ds, str(facts["model_id"]), context.run_id)
@@ -75,8 +77,10 @@ def with_quotas(context: Context, users: DataFrame, events: DataFrame, world: St
 
 def stored_world(context: Context) -> StoredWorld:
     """The inputs as the executors read them, the index files checked."""
-    index = indexes_of(context)["items"]
-    index.check()
+    indexes = indexes_of(context)
+    index, u2i = indexes["items"], u2i_index(indexes, context.settings.channels.u2i.space)
+    for one in {index.name: index, u2i.name: u2i}.values():
+        one.check()
     return StoredWorld(
         index=index,
         neighbours_item=tuple(context.files("neighbours_item")),
@@ -87,15 +91,16 @@ def stored_world(context: Context) -> StoredWorld:
         item_key_type=context.facts.get("item_key_type", "string"),
         item_feat=tuple(context.files("item_feat")) if context.settings.merge.category_field is not None else (),
         category_field=context.settings.merge.category_field,
+        u2i=u2i,
     )
 
 
 # ---- what the tasks do ------------------------------------------------------------------------------------
 
 
-def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user: DataFrame, *, interests: int) -> DataFrame:
-    """What the tasks read: user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
-    vectors = one_row_each(embeddings_user, interests=interests).withColumnRenamed("idx", "user_idx")
+def user_rows(user_state: DataFrame, vectors: DataFrame, neighbours_user: DataFrame) -> DataFrame:
+    """What the tasks read: user_idx, items, the columns of vectors (see `one_row_each`), neighbours, similarities."""
+    vectors = vectors.withColumnRenamed("idx", "user_idx")
     neighbours = neighbours_user.withColumnRenamed("idx", "user_idx")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
     # by user: the files of user_state may be fewer than the cores

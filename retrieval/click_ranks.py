@@ -19,6 +19,7 @@ from retrieval.index_age import indexes_of
 from retrieval.ragged import I32, I64, Ragged
 from retrieval.scoring import nearest_unseen
 from retrieval.search import ArrowFunction
+from retrieval.similarity import JOINT, u2i_index
 from retrieval.towers_files import BLOCK, TowersFiles, filling
 from retrieval.vector_index import VectorIndex
 from retrieval.world import seen_items
@@ -33,11 +34,15 @@ _SPAN = 1 << 31
 
 @dataclass(frozen=True)
 class Asked:
-    """top: places of a list that are looked at. seen, history: as of the channels, and the clicks the model is given."""
+    """top: places of a list that are looked at. seen, history: as of the channels, and the clicks the model is given.
+
+    joint: whether the index is of the joint space.
+    """
 
     top: int
     seen: str
     history: int
+    joint: bool = False
 
 
 def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str, Output]:
@@ -47,9 +52,9 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     clicks = with_history(tables["events"], max_users=chosen.max_users, max_clicks=chosen.max_clicks, seed=seed)
     users = clicks.join(tables["user_feat"].withColumnRenamed("idx", "user_idx"), on="user_idx", how="inner").repartition("user_idx")
     towers = TowersFiles.of(context.manifests["model"], context.files("model"), context.files("item_feat"))
-    index = indexes_of(context)["items"]
+    index = u2i_index(indexes_of(context), settings.channels.u2i.space)
     index.check()
-    asked = Asked(min(max(chosen.at), settings.channels.top), settings.channels.seen, settings.model.history)
+    asked = Asked(min(max(chosen.at), settings.channels.top), settings.channels.seen, settings.model.history, index.name == JOINT)
     made = users.mapInArrow(make_rank(towers.held, index.held, asked), SCHEMA).persist()
     context.counters["clicks"], context.counters["clicks_found"] = made.count(), made.where("rank > 0").count()
     return {"click_ranks": Output(made, sort_by=("user_idx", "position"))}
@@ -85,8 +90,10 @@ def make_rank(load_towers: Callable[[], "Towers"], load_index: Callable[[], Vect
                 some = wanted[start : start + BLOCK]
                 rows, places, items = events.rows[some], events.places[some], events.values[some]
                 before = events.take(rows).first(places)
-                vectors_BKD = towers.encode_users(_users(batch, rows, before))[: len(some)]
-                lists = nearest_unseen(index, vectors_BKD, seen_items(before, asked.seen, last=asked.history), asked.top)
+                vectors_BKD = towers.encode_users(_users(batch, rows, before))
+                if asked.joint:
+                    vectors_BKD = towers.in_joint("user", vectors_BKD)
+                lists = nearest_unseen(index, vectors_BKD[: len(some)], seen_items(before, asked.seen, last=asked.history), asked.top)
                 idx = batch.column("user_idx").to_numpy()[rows]
                 columns = (idx, places.astype(np.int32), items, ranks_of(lists, items))
                 yield pa.RecordBatch.from_arrays([*map(pa.array, columns)], names=["user_idx", "position", "item_idx", "rank"])

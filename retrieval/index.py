@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from retrieval.index_measure import Made, make
 from retrieval.index_parts import StackedRows
 from retrieval.index_shards import Files, make_parts, parts_of, write_part
 from retrieval.ragged import F32
+from retrieval.similarity import JOINT
 from retrieval.vector_index import VectorIndex
 from retrieval.worker import read_columns
 from spark_jobs.job import Artefact, Context, Job, main
@@ -32,6 +34,7 @@ def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Arte
     """Build, measure and write the indexes.
 
     items: in the model's own similarity (u2i). users: cosine (u2u2i). items_cosine: cosine (i2i), where `items` is not that already.
+    items_joint: cosine in the joint space (u2i), where `channels.u2i.space` asks for it and it is not encoder space.
     """
     settings, facts = context.settings.index, context.facts
     items, users, num_users = sources(context)
@@ -44,6 +47,10 @@ def transform(context: Context, _: Mapping[str, DataFrame]) -> Mapping[str, Arte
     if not cosine:
         own = sample_queries(items, settings.recall_queries)
         asked["items_cosine"] = ask(context, "items_cosine", items, own, is_unit=True, num=len(items.ids))
+    if context.settings.channels.u2i.space == "joint" and context.settings.shape().joint:
+        items, users = replace(items, space="joint"), replace(users, space="joint")
+        queries = sample_queries(users, settings.recall_queries)
+        asked[JOINT] = ask(context, JOINT, items, queries, is_unit=True, num=num_users)
     folder = context.folder("index")  # empties it: asked for once
     with storage_faults(folder):
         built = build_all(asked, settings)

@@ -32,11 +32,15 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Source:
-    """What an index holds: of an embedding table, in its files, the rows of `ids`, int32[n], ascending; the same number of each."""
+    """What an index holds: of an embedding table, in its files, the rows of `ids`, int32[n], ascending; the same number of each.
+
+    space: the column of their vectors, `vector` or `joint`.
+    """
 
     files: tuple[str, ...]
     ids: I32
     rows_per_id: int = 1
+    space: str = "vector"
 
     @property
     def rows(self) -> int:
@@ -45,7 +49,7 @@ class Source:
 
     def vectors(self) -> Vectors:
         """Every row."""
-        return read_vectors(self.files, keep=self.ids)
+        return read_vectors(self.files, keep=self.ids, space=self.space)
 
     def sample(self, rows: int, seed: int) -> "Source":
         """About so many of the rows, at least of one id: those of the ids whose hashes are smallest, the same ones on every run."""
@@ -63,11 +67,12 @@ def read_ids(files: Sequence[str]) -> I32:
     return ids
 
 
-def read_vectors(files: Sequence[str], *, keep: I32 | None = None) -> Vectors:
+def read_vectors(files: Sequence[str], *, keep: I32 | None = None, space: str = "vector") -> Vectors:
     """The rows of an embedding table, by (idx, interest); those of the ids in `keep`. Raises BadDataError where a number is not finite."""
-    tables = [read_columns([file], ["idx", "interest", "vector"]) for file in files] if keep is None else list(_kept(files, keep))
+    columns = ["idx", "interest", space]
+    tables = [read_columns([file], columns) for file in files] if keep is None else list(_kept(files, keep, columns))
     table = pa.concat_tables(tables).sort_by([("idx", "ascending"), ("interest", "ascending")])
-    flat = pc.list_flatten(table["vector"]).to_numpy().astype(np.float32, copy=False)
+    flat = pc.list_flatten(table[space]).to_numpy().astype(np.float32, copy=False)
     matrix = flat.reshape(len(table), -1) if len(table) else flat.reshape(0, 1)
     broken = ~np.isfinite(matrix).all(axis=1)
     if broken.any():
@@ -78,9 +83,9 @@ def read_vectors(files: Sequence[str], *, keep: I32 | None = None) -> Vectors:
     return Vectors(table["idx"].to_numpy(), matrix)
 
 
-def _kept(files: Sequence[str], keep: I32) -> Iterator[pa.Table]:
+def _kept(files: Sequence[str], keep: I32, columns: list[str]) -> Iterator[pa.Table]:
     for file in files:  # one at a time: of all rows there may be more than fit
-        table = read_columns([file], ["idx", "interest", "vector"])
+        table = read_columns([file], columns)
         yield table.filter(pa.array(np.isin(table["idx"].to_numpy(), keep)))
 
 

@@ -1,6 +1,7 @@
-"""Who is near to whom: users by one vector or by a set of them, items by cosine."""
+"""Who is near to whom: users by one vector or by a set of them, items by cosine; and which index U2I searches."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from retrieval.ragged import F32, F64, Ragged, best_first
 from retrieval.search import NEIGHBOURS_SCHEMA, ArrowFunction, make_search, neighbours_batch, vectors_of, without_self
 from retrieval.vector_index import IndexFiles, VectorIndex, unit
 
+JOINT: Final = "items_joint"  # the index of items in the joint space
 _BLOCK = 256  # users rescored together: their candidates' vectors take about 50 MB at 4 interests of 64 numbers
 
 
@@ -19,12 +21,19 @@ def cosine_index(files: Mapping[str, IndexFiles]) -> IndexFiles:
     return files["items"] if files["items"].is_unit else files["items_cosine"]
 
 
-def one_row_each(embeddings: DataFrame, *, interests: int) -> DataFrame:
-    """idx, vector of an embedding table: the vectors of an idx one after the other, by interest."""
+def u2i_index(files: Mapping[str, IndexFiles], space: Literal["encoder", "joint"]) -> IndexFiles:
+    """The index that U2I searches. Without an index of its own the joint space is encoder space, by cosine."""
+    if space == "encoder":
+        return files["items"]
+    return files.get(JOINT) or cosine_index(files)
+
+
+def one_row_each(embeddings: DataFrame, *, interests: int, spaces: Sequence[str] = ("vector",)) -> DataFrame:
+    """idx and, of each of these columns of an embedding table, the vectors of an idx one after the other, by interest."""
     if interests > 1:
-        rows = embeddings.groupBy("idx").agg(F.array_sort(F.collect_list(F.struct("interest", "vector"))).alias("rows"))
-        return rows.select("idx", F.flatten(F.col("rows.vector")).alias("vector"))
-    return embeddings.select("idx", "vector")
+        rows = embeddings.groupBy("idx").agg(F.array_sort(F.collect_list(F.struct("interest", *spaces))).alias("rows"))
+        return rows.select("idx", *(F.flatten(F.col(f"rows.{space}")).alias(space) for space in spaces))
+    return embeddings.select("idx", *spaces)
 
 
 def near_users(embeddings_user: DataFrame, load_index: Callable[[], VectorIndex], *, num: int, interests: int) -> DataFrame:

@@ -24,7 +24,8 @@ class Users:
     """A block of B users.
 
     idx: int32[B]. vectors: float32[B, K, D], encoder space. history: their clicks, oldest first. seen: items never to recommend
-    to them, distinct, ascending. neighbours: similar training users, nearest first, weighted by similarity.
+    to them, distinct, ascending. neighbours: similar training users, nearest first, weighted by similarity. joint: float32[B, K, D],
+    the vectors in the joint space, where U2I searches; None = it searches encoder space.
     """
 
     idx: I32
@@ -32,6 +33,7 @@ class Users:
     history: Ragged
     seen: Ragged
     neighbours: Ragged
+    joint: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.idx)
@@ -40,7 +42,8 @@ class Users:
         """Users start .. stop - 1 of the block, or to its end."""
         stop = min(stop, len(self))
         lists = {name: getattr(self, name).part(start, stop) for name in ("history", "seen", "neighbours")}
-        return Users(self.idx[start:stop], self.vectors[start:stop], **lists)
+        joint = None if self.joint is None else self.joint[start:stop]
+        return Users(self.idx[start:stop], self.vectors[start:stop], **lists, joint=joint)
 
 
 class World(Protocol):
@@ -49,6 +52,10 @@ class World(Protocol):
     @property
     def items(self) -> VectorIndex:
         """The items that may be recommended; no channel returns another."""
+
+    @property
+    def u2i_items(self) -> VectorIndex:
+        """The same items, by their vectors in the space that U2I searches."""
 
     @property
     def new_items(self) -> VectorIndex:
@@ -80,8 +87,9 @@ class StoredWorld:
     """A `World` read from files of the storage, each table when first asked for: one Python worker of a machine reads it, all map its lists
     into their memory. Small: it travels to the executors.
 
-    Fields are Parquet files, as paths or URIs. profile: distinct items of a profile. item_key_type: string or int64.
-    item_feat, category_field: where the categories of items come from; () and None = they have none.
+    u2i: the index of `u2i_items`; None = `index`. Other fields are Parquet files, as paths or URIs. profile: distinct items of a
+    profile. item_key_type: string or int64. item_feat, category_field: where the categories of items come from; () and None = they have
+    none.
     """
 
     index: IndexFiles
@@ -93,6 +101,7 @@ class StoredWorld:
     item_key_type: str = "string"
     item_feat: tuple[str, ...] = ()
     category_field: str | None = None
+    u2i: IndexFiles | None = None
 
     def held(self) -> "StoredWorld":
         """The one copy in this process of an equal world, with whatever it has loaded."""
@@ -102,6 +111,11 @@ class StoredWorld:
     def items(self) -> VectorIndex:
         """See `World`; loaded once, whatever the world."""
         return self.index.held()
+
+    @property
+    def u2i_items(self) -> VectorIndex:
+        """See `World`."""
+        return (self.u2i or self.index).held()
 
     @cached_property
     def new_items(self) -> VectorIndex:
@@ -242,13 +256,21 @@ def seen_items(history: Ragged, kind: str, *, last: int) -> Ragged:
 
 
 def users_of(block: pa.RecordBatch, *, interests: int, seen: str, last: int) -> Users:
-    """The users of a block with columns user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
-    flat: Any = block.column("vector").flatten().to_numpy(zero_copy_only=False)
+    """The users of a block with columns user_idx, items, vector and perhaps joint (K vectors, one after the other), neighbours,
+    similarities.
+    """
+
+    def vectors(space: str) -> F32:
+        flat: Any = block.column(space).flatten().to_numpy(zero_copy_only=False)
+        found: F32 = flat.astype(np.float32, copy=False).reshape(block.num_rows, interests, -1)
+        return found
+
     history = Ragged.from_arrow(block.column("items"))
     return Users(
         idx=block.column("user_idx").to_numpy(),
-        vectors=flat.astype(np.float32, copy=False).reshape(block.num_rows, interests, -1),
+        vectors=vectors("vector"),
         history=history,
         seen=seen_items(history, seen, last=last),
         neighbours=Ragged.from_arrow(block.column("neighbours"), block.column("similarities")),
+        joint=vectors("joint") if "joint" in block.schema.names else None,
     )

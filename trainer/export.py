@@ -1,7 +1,7 @@
 """The model file and how to load it: all that retrieval may import of the trainer.
 
 `model.pt` is a dict of plain values and tensors, read with weights_only=True, so a crafted file cannot run code:
-format, model_id, similarity, dim, interests, settings, fields, vocab_sizes, vocabularies, weights.
+format, model_id, similarity, dim, interests, settings, fields, vocab_sizes, vocabularies, weights, joint.
 """
 
 import hashlib
@@ -16,14 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from pyarrow import fs as pafs
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.errors import BadDataError, Fault
+from conf.fields import Side
 from conf.files import open_root
 from conf.settings import Settings
 from trainer.catalogue import Catalogue, padded
 from trainer.deferred import deferred_init, is_deferred
 from trainer.encoders import ENCODERS, Encoder
+from trainer.projection import JOINT, joint_space
 
 FORMAT = 1
 
@@ -62,10 +64,11 @@ def model_content(
     """What model.pt holds; its model_id is "<encoder>-<hash of the weights>".
 
     Args:
-        weights: state dict of an encoder like `encoder`.
+        weights: state dict of an encoder like `encoder`, and of the projections into the joint space, where there are any.
         vocab_sizes: field -> rows of its table. vocabularies: vocab table -> identity of the run it was built with.
     """
     registry = settings.registry()
+    held = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     return {
         "format": FORMAT,
         "model_id": f"{settings.model.encoder}-{weights_hash(weights)}",
@@ -76,7 +79,8 @@ def model_content(
         "fields": {side: [asdict(field) for field in getattr(registry, side)] for side in ("user", "item")},
         "vocab_sizes": dict(vocab_sizes),
         "vocabularies": dict(vocabularies),
-        "weights": {name: tensor.detach().cpu() for name, tensor in weights.items()},
+        "weights": {name: tensor for name, tensor in held.items() if not name.startswith(JOINT)},
+        "joint": {name.removeprefix(JOINT): tensor for name, tensor in held.items() if name.startswith(JOINT)},
     }
 
 
@@ -84,11 +88,11 @@ class Towers:
     """The trained encoder, in eval mode. Vectors are in encoder space, not normalised.
 
     similarity: "cosine" or "inner_product". dim: D. interests: K. vocabularies: vocab table -> identity of the run it was trained with.
-    encoder: what the vectors come from.
+    encoder: what the vectors come from. joint: the ways from there into MIC's joint space; None where that is encoder space.
     """
 
-    def __init__(self, encoder: Encoder, content: Mapping[str, Any]) -> None:
-        self.encoder = encoder.eval()
+    def __init__(self, encoder: Encoder, content: Mapping[str, Any], joint: nn.ModuleDict | None = None) -> None:
+        self.encoder, self.joint = encoder.eval(), joint
         self.settings = Settings.model_validate(content["settings"])
         self.model_id, self.vocabularies = str(content["model_id"]), dict(content["vocabularies"])
         self.similarity: str = encoder.similarity
@@ -117,6 +121,16 @@ class Towers:
         ids = torch.from_numpy(idx.astype(np.int64))
         return _in_chunks(len(ids), (self.dim,), lambda rows: self.encoder.item(ids[rows]))
 
+    def in_joint(self, side: Side, vectors: Vectors) -> Vectors:
+        """float32, of the same shape: vectors of encoder space, of "user" or "item", taken into the joint space, not normalised.
+
+        Source: MIC (Lu et al. 2022) 3.4.
+        """
+        assert self.joint is not None
+        with torch.inference_mode():
+            found: Vectors = self.joint[side](torch.from_numpy(vectors)).numpy()
+        return found
+
 
 def load(model_file: str, item_feat: pa.Table) -> Towers:
     """The towers of a model file (path or URI), for the items of the table.
@@ -136,10 +150,20 @@ def load(model_file: str, item_feat: pa.Table) -> Towers:
         # weights come from the file, so none are made
         encoder = deferred_init(ENCODERS[settings.model.encoder], settings, registry, catalogue, sizes)
         encoder.load_state_dict(content["weights"], assign=True)
+        joint = _joint(settings, encoder.dim, content["joint"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise _not_ours(model_file, error) from error
     assert not is_deferred(encoder), "a buffer that is not part of the state dict has no values"
-    return Towers(encoder, content)
+    return Towers(encoder, content, joint)
+
+
+def _joint(settings: Settings, dim: int, weights: Mapping[str, Tensor]) -> nn.ModuleDict | None:
+    mic = settings.objectives.mic
+    if not settings.objectives.has_joint_space or mic is None:
+        return None
+    joint = deferred_init(joint_space, mic.projection, dim)
+    joint.load_state_dict(weights, assign=True)
+    return joint
 
 
 def last_items(items: pa.Array | pa.ChunkedArray, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

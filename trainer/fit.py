@@ -32,7 +32,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fitted:
-    """weights: the encoder's, tables whole, of the best epoch where there was validation, else of the last; on rank 0, elsewhere none.
+    """weights: the encoder's, tables whole, and those of the joint space, of the best epoch where there was validation, else of the
+    last; on rank 0, elsewhere none.
 
     dropped: rows an epoch leaves out.
 
@@ -147,7 +148,7 @@ class Fit:
         found = recall(loop.model.encoder, queries, self._eligible, at=self._settings.valid_at, backend=self._backend, beat=loop.beat)
         if progress.best_recall is None or found > progress.best_recall:
             progress.best_recall, progress.best_epoch, progress.stale = found, progress.epoch, 0
-            self._checkpoints.save_best(replicated(loop.model.encoder), shards_of(loop.model.encoder))
+            self._checkpoints.save_best(self._replicated(), shards_of(loop.model.encoder))
         else:
             progress.stale += 1
         return found
@@ -196,7 +197,11 @@ class Fit:
             return {}
         if self._progress.best_epoch is not None:
             return self._checkpoints.load_best()
-        return replicated(self._loop.model.encoder) | below(ENCODER, self._checkpoints.load_whole())
+        return self._replicated() | below(ENCODER, self._checkpoints.load_whole())
+
+    def _replicated(self) -> dict[str, Tensor]:
+        """What the model file keeps, without divided tables."""
+        return replicated(self._loop.model.encoder) | self._loop.model.criterion.joint_weights()
 
 
 __all__ = ["LOG_STEPS", "Fit", "Fitted", "Progress"]

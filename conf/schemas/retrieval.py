@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from conf.fields import Side
-from conf.schemas.table import SOURCES_TYPE, Column, Table
+from conf.fields import Registry, Side
+from conf.schemas.table import SOURCES_TYPE, Column, Shape, Table
 
 
 def _similar(side: Side, which: str, score: str) -> Table:
@@ -23,6 +23,14 @@ def _similar(side: Side, which: str, score: str) -> Table:
     )
 
 
+_JOINT: Final = "`joint` array<float32>: the same in the joint space of MIC's uv; absent where that is encoder space"
+
+
+def joint_column(_: Registry, shape: Shape) -> tuple[Column, ...]:
+    """Of a table of vectors."""
+    return (Column("joint", "array<float32>", "the vector in the joint space of MIC's uv"),) if shape.joint else ()
+
+
 RETRIEVAL: Final = (
     Table(
         "embeddings_user",
@@ -34,6 +42,8 @@ RETRIEVAL: Final = (
         ),
         ("idx", "interest"),
         derived=True,
+        extra=joint_column,
+        extra_doc=_JOINT,
     ),
     Table(
         "embeddings_item",
@@ -45,6 +55,8 @@ RETRIEVAL: Final = (
         ),
         ("idx", "interest"),
         derived=True,
+        extra=joint_column,
+        extra_doc=_JOINT,
     ),
     Table(
         "neighbours_user",

@@ -60,7 +60,7 @@ class Shape:
 
     history: length L of `samples.hist`. mask_draws: stored mask draws E. layout: of `candidates`, rows or lists.
     vectors: whether `items` holds content vectors. strategy: of the masks. samples_layout: of `samples`, windows or sequences.
-    item_users: length of `samples.item_users`; 0 = without it.
+    item_users: length of `samples.item_users`; 0 = without it. joint: whether vectors come in a joint space, too.
     """
 
     history: int = 20
@@ -70,6 +70,7 @@ class Shape:
     strategy: Strategy = "random_p"
     samples_layout: str = "windows"
     item_users: int = 0
+    joint: bool = False
 
 
 def masked_views(strategy: Strategy) -> tuple[View, ...]:

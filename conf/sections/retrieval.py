@@ -64,6 +64,12 @@ class Index(Section):
 class U2I(Section):
     """Nearest items of the user's vector; MIC 3.7."""
 
+    space: Literal["encoder", "joint"] = Field(
+        "encoder",
+        description="where users and items are compared: the model's own vectors, MIC 3.7 | MIC's joint space, by cosine, as its "
+        "introduction has it",
+    )
+
 
 class U2U2I(Section):
     """Items of similar users; MIC 3.7."""

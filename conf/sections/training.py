@@ -198,6 +198,11 @@ class Objectives(Section):
         return found
 
     @property
+    def has_joint_space(self) -> bool:
+        """Whether MIC's uv is trained, and compares users and items elsewhere than among the encoder's vectors."""
+        return self.mic is not None and self.mic.weight > 0 and self.mic.uv != 0 and self.mic.projection != "identity"
+
+    @property
     def tables(self) -> frozenset[str]:
         """Tables that an objective reads beside the samples."""
         if self.micrec is None or self.micrec.weight == 0:

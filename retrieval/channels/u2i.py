@@ -8,4 +8,5 @@ from retrieval.world import Users, World
 
 def recommend(users: Users, world: World, settings: Channels) -> Ragged:
     """The `top` items of highest similarity, unseen, best first; score = the similarity (of the nearest interest)."""
-    return nearest_unseen(world.items, users.vectors, users.seen, settings.top)
+    vectors = users.vectors if users.joint is None else users.joint
+    return nearest_unseen(world.u2i_items, vectors, users.seen, settings.top)

@@ -14,7 +14,9 @@ from conf.tables import CONTEXT, TEST, TRAIN, VALID, resolve
 from tests.trainer.planted import DS, write
 from trainer import export
 from trainer.catalogue import Catalogue
+from trainer.deferred import deferred_init, materialize_module
 from trainer.encoders import build_encoder
+from trainer.projection import JOINT, joint_space
 
 FIELDS = {"user": {"gender": "single", "likes": "multi"}, "item": {"category": "single", "tags": "multi"}}
 NUM_USERS, NUM_ITEMS = 40, 60
@@ -115,7 +117,9 @@ def publish_model(store, settings, facts, run_id="model"):
     encoder = build_encoder(settings, settings.registry(), Catalogue.from_arrow(item_feat, settings.registry()), sizes)
     with store.publication("train", DS, run_id, settings) as publication:
         folder = publication.folder("model")
-        content = export.model_content(encoder.state_dict(), encoder, settings, vocab_sizes=sizes, vocabularies={})
+        content = export.model_content(
+            encoder.state_dict() | joint_weights(settings), encoder, settings, vocab_sizes=sizes, vocabularies={}
+        )
         torch.save(content, f"{folder}/model.pt")
         with open(f"{folder}/metrics.jsonl", "w", encoding="utf-8") as stream:
             stream.write("{}\n")
@@ -125,6 +129,15 @@ def publish_model(store, settings, facts, run_id="model"):
             files.append(FileEntry(name, 0, size, sha256))
         publication.seal("model", files, rows=0, content_hash=f"0:{content['model_id']}", facts=facts)
         publication.commit()
+
+
+def joint_weights(settings):
+    """Untrained ways into the joint space, where the settings have one."""
+    if not settings.objectives.has_joint_space:
+        return {}
+    space = deferred_init(joint_space, settings.objectives.mic.projection, settings.model.dim)
+    materialize_module(space, seed=6)
+    return {f"{JOINT}{name}": weight for name, weight in space.state_dict().items()}
 
 
 def table(day, name):

@@ -20,6 +20,10 @@ class ArrayWorld:
     clicks: np.ndarray
     popular: np.ndarray
 
+    @property
+    def u2i_items(self):
+        return self.items
+
 
 faiss.omp_set_num_threads(1)  # many tiny searches: waking threads would cost more than they do
 

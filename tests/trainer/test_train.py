@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tqdm import tqdm
 
 from conf.command import Request
@@ -18,6 +19,9 @@ from tests.trainer.planted import DS, World, planted_settings, publish, world
 from tests.trainer.trained import metrics, model, with_trainer
 from trainer import diagnostics
 from trainer.checkpoints import work_folder
+from trainer.deferred import deferred_init, materialize_module
+from trainer.export import read_model
+from trainer.projection import joint_space
 from trainer.train import run
 
 Day = Callable[..., tuple[Settings, World]]
@@ -150,16 +154,32 @@ def test_without_validation_rows_the_last_epoch_is_taken(tmp_path: Path, asked: 
 
 def test_patience_ends_the_training_and_the_best_epoch_is_taken(day: Day, asked: Asked) -> None:
     # a learning rate that destroys what the first epochs learned
-    settings, _ = day(trainer={"epochs": 30, "patience": 2, "optimizer": {"lr": 0.3}})
+    settings, _ = day(objectives={"mic": {}}, trainer={"epochs": 30, "patience": 2, "optimizer": {"lr": 0.3}})
     run(asked(settings))
     recalls = [line["recall@10"] for line in metrics(settings, "epoch")]
     counters = model(settings).counters
     assert counters["epochs"] == len(recalls) < 30
     assert counters["best_epoch"] == int(np.argmax(recalls)) == len(recalls) - 3
-    # an equal training that ends with the best epoch has the same weights
+    # an equal training that ends with the best epoch has the same weights, those of the joint space among them
     best = model(settings).content_hash
     run(asked(with_trainer(settings, epochs=counters["best_epoch"] + 1), "r2"))
     assert model(settings).content_hash == best
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_way_into_the_joint_space_is_published_as_trained(validated: bool, tmp_path: Path, asked: Asked) -> None:
+    settings = planted_settings(tmp_path / "root", objectives={"mic": {"uu": 0}}, trainer={"epochs": 2})
+    publish(settings, world() if validated else world(num_valid=0))
+    run(asked(settings))
+    store = Store.of(settings)
+    joint = read_model(next(file for file in store.files_of(model(settings)) if file.endswith("model.pt")))["joint"]
+    fresh = deferred_init(joint_space, "mlp", settings.model.dim)
+    materialize_module(fresh, seed=settings.trainer.seed)
+    assert set(joint) == set(fresh.state_dict())
+    for name, weight in fresh.state_dict().items():
+        assert joint[name].shape == weight.shape
+    assert not any(torch.equal(joint[f"user.{name}"], joint[f"item.{name}"]) for name in ("0.weight", "2.weight"))
+    assert all(joint[f"{side}.2.bias"].abs().max() > 1e-4 for side in ("user", "item"))  # biases begin at 0
 
 
 class Terminal(io.StringIO):

@@ -15,6 +15,7 @@ from trainer.objectives.micrec import MicRec
 from trainer.objectives.objective import Objective
 from trainer.objectives.sampled_softmax import SampledSoftmax
 from trainer.objectives.step import Step
+from trainer.projection import JOINT
 
 Builder = Callable[[Settings, Encoder], Objective]
 
@@ -47,6 +48,12 @@ class Criterion(nn.Module):
                 parts[f"{name}.{part}"] = value.detach()
         assert total is not None
         return total, parts
+
+    def joint_weights(self) -> dict[str, Tensor]:
+        """The weights of the projections into MIC's joint space by "joint.<side>.<name>"; {} where there are none."""
+        mic = dict(self.losses.items()).get("mic")
+        sides = mic.joint if isinstance(mic, MicContrast) else {}
+        return {f"{JOINT}{side}.{name}": weight for side, module in sides.items() for name, weight in module.state_dict().items()}
 
     @torch.no_grad()
     def keep_in_range(self) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from conf.settings import Settings
 from trainer.encoders.encoder import Encoder
 from trainer.objectives.objective import Objective
-from trainer.objectives.projection import projection
 from trainer.objectives.same_side import SameSide
 from trainer.objectives.step import Step
 from trainer.objectives.user_item import UserItem
 from trainer.objectives.views import Views
+from trainer.projection import projection
 
 
 class MicContrast(Objective):
@@ -54,6 +54,11 @@ class MicContrast(Objective):
             self.project_items = projection(self.mic.same_side_projection, encoder.dim)
             parts["vv"] = SameSide(self.mic, "vv", self.project_items)
         return parts
+
+    @property
+    def joint(self) -> dict[str, nn.Module]:
+        """Side -> the projection of its vectors into the joint space of uv; {} without uv."""
+        return {"user": self.project_user, "item": self.project_item} if "uv" in self.parts else {}
 
     def reset(self, seed: int, name: str) -> None:
         """Learned weights start at 1."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainer.deferred import materialize_module
-from trainer.objectives.projection import projection
+from trainer.projection import projection
 
 
 @pytest.mark.parametrize(("kind", "parameters"), [("identity", 0), ("linear", 2), ("mlp", 4)])
