@@ -108,6 +108,8 @@ class Settings(Section):
             yield "session.kind: gap needs clock times, but source.ts_format is order; set session.kind: user"
         if self.source.ts_format == "order" and self.split.kind == "temporal":
             yield "split.kind: temporal needs clock times, but source.ts_format is order; set split.kind: last_k"
+        if self.source.ts_format == "order" and self.split.kind == "production" and self.split.refit:
+            yield "split.refit: with production the last day is valid, but source.ts_format is order; set split.refit: false"
         yield from self._loss_faults()
         if self.samples.layout == "sequences" and self.trainer.batches == "petastorm":
             yield "trainer.batches: petastorm reads samples.layout windows only; set trainer.batches: arrow, or samples.layout: windows"

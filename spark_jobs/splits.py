@@ -1,6 +1,7 @@
 """Which clicks train, which choose the model, which test it. The vocabulary and the events call this one function, so they agree.
 
-Sources: production and last_k are usual; temporal follows MicRec 5.1, user follows ComiRec (Cen et al. 2020) and MIC 4.1.
+production holds nothing out; with refit the last day is held out until it has chosen the epoch and said how good the model is.
+Sources: last_k is usual; temporal follows MicRec 5.1, user follows ComiRec (Cen et al. 2020) and MIC 4.1.
 """
 
 import datetime
@@ -26,14 +27,14 @@ def assign_split(clicks: DataFrame, *, split: Split, has_clock: bool, user: str 
     number that is cheaper to sort by.
 
     Raises:
-        SettingsError: temporal without clock times, or a split that leaves nothing to train on.
+        SettingsError: days held out of a log without clock times, or a split that leaves nothing to train on.
     """
-    if split.kind == "production":
+    if split.kind == "production" and not split.refit:
         assigned = clicks.withColumn("split", F.lit(TRAIN))
     elif split.kind == "last_k":
         assigned = _last_k(clicks, split.k, user)
-    elif split.kind == "temporal":
-        assigned = _temporal(clicks, split.test_days, has_clock=has_clock)
+    elif split.kind in ("temporal", "production"):
+        assigned = _by_day(clicks, split, has_clock=has_clock)
     else:
         assigned = _by_user(clicks, split.seed, user)
     return assigned.withColumn("split", F.col("split").cast("tinyint"))
@@ -48,13 +49,13 @@ def _last_k(clicks: DataFrame, k: int, user: str) -> DataFrame:
     return counted.withColumn("split", stage).drop("_from_end", "_n")
 
 
-def _temporal(clicks: DataFrame, test_days: int, *, has_clock: bool) -> DataFrame:
-    """The last `test_days` days of the log test, the day before them valid."""
+def _by_day(clicks: DataFrame, split: Split, *, has_clock: bool) -> DataFrame:
+    """temporal: the last `test_days` days of the log test, the day before them valid. production: the last day valid."""
+    production = split.kind == "production"
+    test_days, place = (0, "split.refit with split.kind: production") if production else (split.test_days, "split.kind: temporal")
     if not has_clock:
-        raise SettingsError(
-            "split.kind: temporal",
-            [Fault("needs clock times", "this log has only an order of clicks", "set split.kind: last_k")],
-        )
+        fix = "set split.refit: false" if production else "set split.kind: last_k"
+        raise SettingsError(place, [Fault("needs clock times", "this log has only an order of clicks", fix)])
     span = clicks.agg(F.min("day").alias("first"), F.max("day").alias("last")).first()
     if span is None or span["last"] is None:
         raise BadDataError("split.kind: temporal", ["there is no click"])
@@ -62,11 +63,11 @@ def _temporal(clicks: DataFrame, test_days: int, *, has_clock: bool) -> DataFram
     valid_day = test_from - datetime.timedelta(days=1)
     if span["first"] >= valid_day.isoformat():
         fault = Fault(
-            f"{test_days} test days and 1 valid day leave no day to train on",
+            f"{test_days} days of test and one of valid leave no day to train on",
             f"the log goes from {span['first']} to {span['last']}",
-            "set split.test_days lower, or read more days (source.train_days)",
+            f"{'set split.refit: false' if production else 'set split.test_days lower'}, or read more days (source.train_days)",
         )
-        raise SettingsError("split.test_days", [fault])
+        raise SettingsError(place, [fault])
     day = F.col("day")
     return clicks.withColumn("split", F.when(day >= str(test_from), TEST).when(day >= str(valid_day), VALID).otherwise(TRAIN))
 

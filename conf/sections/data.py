@@ -30,12 +30,14 @@ class Storage(Section):
 class Split(Section):
     """Which clicks are held out for validation and test."""
 
-    kind: Literal["production", "temporal", "last_k", "user"] = Field("production", description="production holds nothing out")
+    kind: Literal["production", "temporal", "last_k", "user"] = Field("production", description="production holds nothing out for good")
     k: Positive = Field(5, description="events held out per user for test, and as many before them for valid (last_k; needs 2k+1 events)")
     test_days: Positive = Field(2, description="last days held out for test (temporal); the day before them is valid; MicRec 5.1")
     seed: int = Field(1230, description="seed of the 8:1:1 assignment (user); ComiRec's")
     refit: bool = Field(
-        False, description="once valid has chosen the epoch, train anew on train and valid clicks, which then count as known"
+        False,
+        description="once valid has chosen the epoch, train anew on train and valid clicks, which then count as known; with production the "
+        "last day is valid; decision",
     )
 
 

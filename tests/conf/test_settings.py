@@ -184,6 +184,10 @@ def test_unquoted_days_and_numbered_event_types_are_what_they_look_like(write):
         ("model: {history: 64}", "less than or equal to 63"),
         ("base: {negatives: mixed}", "uniform or in_batch ones only"),
         ("base: {known_clicks: train, negatives: in_batch}", "train is of uniform negatives"),
+        (
+            "source: {ts_format: order}\nsession: {kind: user}\nsplit: {refit: true}",
+            "with production the last day is valid",
+        ),
         ("base: {known_clicks: train}\nsplit: {refit: true}", "train would know the valid clicks"),
         ("split: {kind: user}\nmodel: {fields: {user: [user_id]}}", "cannot be used with split.kind user"),
         ("report: {title_field: name}", "is no item field"),

@@ -87,6 +87,8 @@ def slow_split(log: list[Click], split: Split, user_hash: Callable[[str], int] |
             if split.kind == "temporal":
                 age = last - datetime.fromisoformat(click.day).toordinal()
                 code = 2 if age < split.test_days else 1 if age == split.test_days else 0
+            if split.kind == "production" and split.refit:
+                code = int(click.day == days[-1])
             if split.kind == "user":
                 if n < 5:
                     code = 3

@@ -12,6 +12,7 @@ from tests.spark_jobs.small_logs import DAY_S, START_S, Click, clicks_df, histor
 
 KINDS = {
     "production": Split(kind="production"),
+    "production, refit": Split(kind="production", refit=True),
     "last_k": Split(kind="last_k", k=2),
     "temporal": Split(kind="temporal", test_days=2),
     "user": Split(kind="user", seed=5),
@@ -100,6 +101,10 @@ def test_temporal_needs_a_clock_and_days_to_train_on(spark):
         assign_split(clicks_df(spark, random_log(1)), split=KINDS["temporal"], has_clock=False)
     with pytest.raises(SettingsError, match=r"2026-01-01 to 2026-01-03.*split.test_days"):
         assign_split(clicks_df(spark, random_log(1, days=3)), split=KINDS["temporal"], has_clock=True)
+    with pytest.raises(SettingsError, match=r"(?s)production: .*needs clock times.*split.refit: false"):
+        assign_split(clicks_df(spark, random_log(1)), split=KINDS["production, refit"], has_clock=False)
+    with pytest.raises(SettingsError, match=r"2026-01-01 to 2026-01-01.*split.refit: false"):
+        assign_split(clicks_df(spark, random_log(1, days=1)), split=KINDS["production, refit"], has_clock=True)
 
 
 def test_user_split_needs_users_with_enough_clicks(spark):
