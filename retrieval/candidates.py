@@ -96,7 +96,7 @@ def stored_world(context: Context) -> StoredWorld:
 def user_rows(user_state: DataFrame, embeddings_user: DataFrame, neighbours_user: DataFrame, *, interests: int) -> DataFrame:
     """What the tasks read: user_idx, items, vector (K vectors, one after the other), neighbours, similarities."""
     vectors = one_row_each(embeddings_user, interests=interests).withColumnRenamed("idx", "user_idx")
-    neighbours = neighbours_user.withColumnRenamed("idx", "user_idx")
+    neighbours = neighbours_user.select(F.col("idx").alias("user_idx"), "neighbours", "similarities")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
     # by user: the files of user_state may be fewer than the cores
     return users.join(neighbours, on="user_idx", how="inner").repartition("user_idx")
