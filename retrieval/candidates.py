@@ -101,7 +101,7 @@ def stored_world(context: Context) -> StoredWorld:
 def user_rows(user_state: DataFrame, vectors: DataFrame, neighbours_user: DataFrame) -> DataFrame:
     """What the tasks read: user_idx, items, the columns of vectors (see `one_row_each`), neighbours, similarities."""
     vectors = vectors.withColumnRenamed("idx", "user_idx")
-    neighbours = neighbours_user.withColumnRenamed("idx", "user_idx")
+    neighbours = neighbours_user.select(F.col("idx").alias("user_idx"), "neighbours", "similarities")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
     # by user: the files of user_state may be fewer than the cores
     return users.join(neighbours, on="user_idx", how="inner").repartition("user_idx")

@@ -13,6 +13,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from conf.errors import BadDataError, Fault
 from retrieval import worker
+from retrieval.clusters import centre_index, clusters_of
 from retrieval.ragged import F32, I32, Ragged
 from retrieval.vector_index import IndexFiles, VectorIndex, index_files
 from retrieval.world import KEY_TYPES, business_keys
@@ -20,21 +21,26 @@ from retrieval.world import KEY_TYPES, business_keys
 ArrowFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 NEIGHBOURS_SCHEMA = "idx int, neighbours array<int>, similarities array<float>"
+CLUSTERED_SCHEMA = f"{NEIGHBOURS_SCHEMA}, cluster int"
 _ANSWERS = 1 << 22  # neighbours of queries searched together, 8,388 queries for 500 each; 250 MB while they are searched
 
 
-def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_self: bool = False) -> ArrowFunction:
+def make_search(
+    load_index: Callable[[], VectorIndex], *, top_k: int, exclude_self: bool = False, centres: F32 | None = None
+) -> ArrowFunction:
     """Body of DataFrame.mapInArrow: (idx, vector) batches in, (idx, neighbours, similarities) batches out.
 
     Args:
         load_index: gives the index; called once a task, so it should hold what it loads (`IndexFiles.held`).
         top_k: neighbours of each row, best first, ties by smaller id; fewer where the index holds or finds fewer, never padded.
         exclude_self: leave out the neighbour whose id is the row's own idx. Others with an equal vector stay.
+        centres: float32[C, D] of clusters; with them the batches out have column cluster, the nearest one (`clusters_of`).
     """
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """A row out for each row in, in order; raises BadDataError if a vector has another length than the index's."""
         index, together = load_index(), max(1, _ANSWERS // (top_k + exclude_self))
+        centre = None if centres is None else centre_index(centres)
         for batch in batches:
             for start in range(0, batch.num_rows, together):
                 block = batch.slice(start, together)
@@ -43,7 +49,7 @@ def make_search(load_index: Callable[[], VectorIndex], *, top_k: int, exclude_se
                 found = index.nearest(vectors[:, None, :], top_k + exclude_self)
                 if exclude_self:
                     found = without_self(found, own).first(top_k)
-                yield neighbours_batch(own, found)
+                yield neighbours_batch(own, found, None if centre is None else clusters_of(centre, vectors[:, None, :]))
 
     return search
 
@@ -143,8 +149,7 @@ def without_self(found: Ragged, own: I32) -> Ragged:
     return found.where(found.values != own[found.rows])
 
 
-def neighbours_batch(idx: I32, found: Ragged) -> pa.RecordBatch:
-    """Rows of `neighbours_user` or `neighbours_item`."""
-    return pa.RecordBatch.from_arrays(
-        [pa.array(idx, pa.int32()), found.to_arrow(), found.weights_to_arrow()], names=["idx", "neighbours", "similarities"]
-    )
+def neighbours_batch(idx: I32, found: Ragged, clusters: I32 | None) -> pa.RecordBatch:
+    """Rows of `neighbours_user` or `neighbours_item`; without clusters they lack that column."""
+    columns = {"idx": pa.array(idx, pa.int32()), "neighbours": found.to_arrow(), "similarities": found.weights_to_arrow()}
+    return pa.RecordBatch.from_pydict(columns if clusters is None else columns | {"cluster": pa.array(clusters, pa.int32())})

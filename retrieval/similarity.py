@@ -8,8 +8,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from retrieval.clusters import centre_index, clusters_of
 from retrieval.ragged import F32, F64, Ragged, best_first
-from retrieval.search import NEIGHBOURS_SCHEMA, ArrowFunction, make_search, neighbours_batch, vectors_of, without_self
+from retrieval.search import (
+    CLUSTERED_SCHEMA,
+    NEIGHBOURS_SCHEMA,
+    ArrowFunction,
+    make_search,
+    neighbours_batch,
+    vectors_of,
+    without_self,
+)
 from retrieval.vector_index import IndexFiles, VectorIndex, unit
 
 JOINT: Final = "items_joint"  # the index of items in the joint space
@@ -36,33 +45,38 @@ def one_row_each(embeddings: DataFrame, *, interests: int, spaces: Sequence[str]
     return embeddings.select("idx", *spaces)
 
 
-def near_users(embeddings_user: DataFrame, load_index: Callable[[], VectorIndex], *, num: int, interests: int) -> DataFrame:
+def near_users(
+    embeddings_user: DataFrame, load_index: Callable[[], VectorIndex], *, num: int, interests: int, centres: F32 | None = None
+) -> DataFrame:
     """Each user's `num` nearest training users, the user itself left out by id; columns as in neighbours_user.
 
     With one vector a user, by cosine. With several, by the set similarity of `set_similarity`, over the users that any of the
-    vectors finds.
+    vectors finds. Without centres there is no column cluster.
     """
     users = one_row_each(embeddings_user, interests=interests).repartition("idx")
-    return users.mapInArrow(make_user_search(load_index, top_k=num, interests=interests), NEIGHBOURS_SCHEMA)
+    search = make_user_search(load_index, top_k=num, interests=interests, centres=centres)
+    return users.mapInArrow(search, NEIGHBOURS_SCHEMA if centres is None else CLUSTERED_SCHEMA)
 
 
-def near_items(embeddings_item: DataFrame, load_index: Callable[[], VectorIndex], *, num: int) -> DataFrame:
+def near_items(embeddings_item: DataFrame, load_index: Callable[[], VectorIndex], *, num: int, centres: F32 | None = None) -> DataFrame:
     """The `num` items of highest cosine for each item, the item itself left out; columns as in neighbours_item.
 
-    Items that may no longer be recommended are asked for, and never found.
+    Items that may no longer be recommended are asked for, and never found. Without centres there is no column cluster.
     """
     vectors = embeddings_item.select("idx", "vector").repartition("idx")
-    return vectors.mapInArrow(make_search(load_index, top_k=num, exclude_self=True), NEIGHBOURS_SCHEMA)
+    search = make_search(load_index, top_k=num, exclude_self=True, centres=centres)
+    return vectors.mapInArrow(search, NEIGHBOURS_SCHEMA if centres is None else CLUSTERED_SCHEMA)
 
 
-def make_user_search(load_index: Callable[[], VectorIndex], *, top_k: int, interests: int) -> ArrowFunction:
-    """Body of DataFrame.mapInArrow: (idx, K vectors one after the other) in, (idx, neighbours, similarities) out."""
+def make_user_search(load_index: Callable[[], VectorIndex], *, top_k: int, interests: int, centres: F32 | None = None) -> ArrowFunction:
+    """Body of DataFrame.mapInArrow: (idx, K vectors one after the other) in, (idx, neighbours, similarities[, cluster]) out."""
     if interests == 1:
-        return make_search(load_index, top_k=top_k, exclude_self=True)
+        return make_search(load_index, top_k=top_k, exclude_self=True, centres=centres)
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """A row out for each row in, in order: at most `top_k` users, best by `set_similarity` first, never the user itself."""
         index = load_index()
+        centre = None if centres is None else centre_index(centres)
         for batch in batches:
             for start in range(0, batch.num_rows, _BLOCK):
                 block = batch.slice(start, _BLOCK)
@@ -71,7 +85,7 @@ def make_user_search(load_index: Callable[[], VectorIndex], *, top_k: int, inter
                 queries = flat.reshape(block.num_rows, interests, -1)
                 found = without_self(index.pool(queries, top_k + 1), own)
                 found = found.weighted(set_similarity(index, queries, found))
-                yield neighbours_batch(own, best_first(found, top_k))
+                yield neighbours_batch(own, best_first(found, top_k), None if centre is None else clusters_of(centre, queries))
 
     return search
 

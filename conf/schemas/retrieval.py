@@ -65,6 +65,7 @@ RETRIEVAL: Final = (
             Column("idx", "int32", "user_idx"),
             Column("neighbours", "array<int32>", "user_idx, nearest first, never the user itself"),
             Column("similarities", "array<float32>", "cosine, non-increasing"),
+            Column("cluster", "int32", "the user's cluster among those of the training users, from 0; -1 = its vector is zero"),
         ),
         ("idx",),
         derived=True,
@@ -76,6 +77,9 @@ RETRIEVAL: Final = (
             Column("idx", "int32", "item_idx"),
             Column("neighbours", "array<int32>", "item_idx, nearest first, never the item itself"),
             Column("similarities", "array<float32>", "cosine, non-increasing"),
+            Column(
+                "cluster", "int32", "the item's cluster among those of the items that may be recommended, from 0; -1 = its vector is zero"
+            ),
         ),
         ("idx",),
         derived=True,

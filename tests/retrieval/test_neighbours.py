@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from conf.sections.retrieval import I2I
+from retrieval.clusters import find_centres, num_clusters
 from retrieval.neighbours import of_clicked, raised_neighbours
+from retrieval.vector_index import unit
 from tests.retrieval.day import HELD_OUT, NO_HISTORY, NOT_ELIGIBLE, NOTHING_KNOWN, manifest, table
 from tests.retrieval.small_world import cosine, top_of
+from tests.retrieval.test_clusters import slow_clusters
 
 
 def test_published_user_neighbours_are_the_nearest_training_users(day):
@@ -29,6 +32,18 @@ def test_published_item_neighbours_are_there_for_every_clicked_item(day):
         wanted = top_of({j: cosine(vectors[item], vectors[j]) for j in others}, 6)
         assert row["neighbours"] == [j for j, _ in wanted]
         np.testing.assert_allclose(row["similarities"], [s for _, s in wanted], atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_published_clusters_are_the_nearest_centres_of_what_can_be_a_neighbour(day, side):
+    vectors = {row["idx"]: np.array(row["vector"], dtype=np.float32) for row in table(day, f"embeddings_{side}")}
+    can_be = sorted(day.train) if side == "user" else sorted(set(vectors) - {NOT_ELIGIBLE, NOTHING_KNOWN})
+    centres = find_centres(unit(np.stack([vectors[idx] for idx in can_be])), num_clusters(len(can_be)))
+    rows = table(day, f"neighbours_{side}")
+    assert [row["cluster"] for row in rows] == slow_clusters(centres, np.stack([vectors[row["idx"]] for row in rows])[:, None])
+    counters = manifest(day, f"neighbours_{side}").counters[f"clusters_{side}"]
+    sizes = np.bincount(slow_clusters(centres, np.stack([vectors[idx] for idx in can_be])[:, None]), minlength=len(centres))
+    assert counters == {"clusters": len(can_be) // 2, "sample": len(can_be), "smallest": sizes.min(), "largest": sizes.max()}
 
 
 @pytest.mark.parametrize(("neighbours", "history", "top", "used"), [(20, 20, 200, 20), (20, 5, 200, 80), (3, 7, 10, 3), (2, 7, 10, 3)])

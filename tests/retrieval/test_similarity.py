@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from retrieval.clusters import find_centres
 from retrieval.ragged import Ragged
 from retrieval.search import make_search
 from retrieval.similarity import make_user_search, near_items, near_users, set_similarity
 from tests.retrieval.small_world import cosine, flat_index, top_of
+from tests.retrieval.test_clusters import slow_clusters
 
 
 def slow_set_similarity(a, b):
@@ -93,6 +95,28 @@ def test_in_spark_items_that_are_not_in_the_index_are_asked_for_and_never_found(
     items = spark.createDataFrame(rows, "idx int, interest tinyint, vector array<float>")
     made = near_items(items, lambda: _pickled(np.array([1, 3]), vectors[[0, 2]]), num=5).orderBy("idx").collect()
     assert [(r.idx, r.neighbours, r.similarities) for r in made] == [(2, [1, 3], [0.0, 0.0]), (4, [1, 3], [0.0, 0.0])]
+
+
+@pytest.mark.parametrize("interests", [1, 2])
+def test_with_centres_every_row_has_its_cluster_however_rows_are_batched(spark, interests):
+    rng = np.random.default_rng(5)
+    users = rng.normal(size=(40, interests, 4)).astype(np.float32)
+    users[7] = 0
+    index = flat_index(np.repeat(np.arange(1, 41), interests), users.reshape(-1, 4))
+    centres = find_centres(np.ascontiguousarray(index.vectors[:30]), 6)
+    search = make_user_search(lambda: index, top_k=3, interests=interests, centres=centres)
+    plain = result(make_user_search(lambda: index, top_k=3, interests=interests)([batch(np.arange(1, 41), users)]))
+    wanted = dict(zip(range(1, 41), slow_clusters(centres, users), strict=True))
+    assert wanted[8] == -1
+    for size in (40, 11, 1):
+        found = list(search(batch(np.arange(a + 1, min(a + size, 40) + 1), users[a : a + size]) for a in range(0, 40, size)))
+        assert result(found) == plain
+        assert {i: c for part in found for i, c in zip(part["idx"].to_pylist(), part["cluster"].to_pylist(), strict=True)} == wanted
+    rows = [(u + 1, k, users[u, k].tolist()) for u in range(40) for k in range(interests)]
+    for partitions in (1, 64):
+        df = spark.createDataFrame(rows, "idx int, interest tinyint, vector array<float>").repartition(partitions)
+        made = near_users(df, lambda: _pickled(index.ids, index.vectors), num=3, interests=interests, centres=centres)
+        assert {row.idx: row.cluster for row in made.collect()} == wanted
 
 
 def _pickled(ids, vectors):

@@ -163,7 +163,11 @@ def index(context: Context, _: Mapping[str, DataFrame]) -> dict[str, Artefact]:
 
 
 def neighbours(context: Context, _: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
-    none = (F.array().cast("array<int>").alias("neighbours"), F.array().cast("array<float>").alias("similarities"))
+    none = (
+        F.array().cast("array<int>").alias("neighbours"),
+        F.array().cast("array<float>").alias("similarities"),
+        F.lit(0).alias("cluster"),
+    )
     return {f"neighbours_{side}": _published(context, f"embeddings_{side}").select("idx", *none) for side in ("user", "item")}
 
 

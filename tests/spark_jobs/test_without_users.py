@@ -37,8 +37,10 @@ def test_similar_users_lose_the_rows_of_users_and_those_that_name_one(tmp_path):
     assert clean_file(str(tmp_path / "similar"), "similar_users", KEYS) == 2
 
 
-def neighbours(rows: list[tuple[int, list[int], list[float]]]) -> pa.Table:
-    schema = pa.schema([("idx", pa.int32()), ("neighbours", pa.list_(pa.int32())), ("similarities", pa.list_(pa.float32()))])
+def neighbours(rows: list[tuple[int, list[int], list[float], int]]) -> pa.Table:
+    schema = pa.schema(
+        {"idx": pa.int32(), "neighbours": pa.list_(pa.int32()), "similarities": pa.list_(pa.float32()), "cluster": pa.int32()}
+    )
     return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 
@@ -64,10 +66,12 @@ def test_a_file_of_samples_is_searched_for_users_in_lists(tmp_path):
 
 
 def test_neighbours_go_from_lists_with_their_similarities():
-    table = neighbours([(1, [2, 3, 5], [0.5, 0.25, 0.125]), (2, [1], [0.5]), (3, [5], [1.0]), (4, [], []), (6, [1, 3], [0.5, 0.5])])
+    table = neighbours(
+        [(1, [2, 3, 5], [0.5, 0.25, 0.125], 7), (2, [1], [0.5], 8), (3, [5], [1.0], 7), (4, [], [], -1), (6, [1, 3], [0.5, 0.5], 0)]
+    )
     for given in (table, pa.concat_tables([table.slice(0, 2), table.slice(2)])):  # slices and chunks have offsets of their own
         kept, num = without(given, "neighbours_user", NUMBERS)
-        assert kept.equals(neighbours([(1, [3], [0.25]), (3, [], []), (4, [], []), (6, [1, 3], [0.5, 0.5])]))
+        assert kept.equals(neighbours([(1, [3], [0.25], 7), (3, [], [], 7), (4, [], [], -1), (6, [1, 3], [0.5, 0.5], 0)]))
         assert num == 3  # one row of a user, two lists that named one
 
 
