@@ -199,7 +199,7 @@ class Hits:
         return cls(tuple(known), metrics, tuple(known.values()), means_STK)
 
     def cells(self, values_NSTK: F64) -> F64:
-        """float64[N, S, T, C]: the metrics, then the ratios, linearised (algorithms.md 8.6, 8.7)."""
+        """float64[N, S, T, C]: the metrics, then the ratios, linearised."""
         means = self.means
         ratios = [
             linearised(values_NSTK[..., top], values_NSTK[..., bottom], (means[..., top], means[..., bottom]))

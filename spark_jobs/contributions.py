@@ -45,7 +45,7 @@ def compare(users: Sequence[tuple[Set[int], Lists]], channels: Sequence[str], n:
 
 def share(lists: Lists, channels: Sequence[str], n: int) -> set[int]:
     """The items of a list of `n` places that the channels, in order of priority, share alike: each brings its best items that none before
-    it brought. A short list leaves its places empty. Source: algorithms.md 7.6, as `merge.kind: quota` does it.
+    it brought. A short list leaves its places empty. As `merge.kind: quota` does it.
     """
     taken: set[int] = set()
     for channel, quota in zip(channels, equal_quotas(n, len(channels)), strict=True):

@@ -1,6 +1,6 @@
 """What a grid is asked beyond its numbers: whether it shows what the paper found, said with the interval where it does not.
 
-A gate is fixed beforehand (algorithms.md 10.4) and nothing is tuned for it: one that is missed is a result as well.
+A gate is fixed beforehand, and nothing is tuned for it: one that is missed is a result as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

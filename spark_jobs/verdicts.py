@@ -30,7 +30,7 @@ def verdict(lines: Sequence[Line], users: Mapping[str, int], num_a: int, num_b: 
 
 
 def _not_in_both(others: int, both: int, own_numbers: bool) -> str:
-    """Pairs are of equal sets of users (algorithms.md 8.6); what is left of others may be another kind of user."""
+    """Pairs are of equal sets of users; what is left of others may be another kind of user."""
     sampled = (
         " The two number their users differently, so each has scored a sample of its own where it has more than evaluation.max_users: "
         "raise that above their number."

@@ -154,7 +154,7 @@ def live(end_s: int | None) -> Column:
     """Whether an item may be recommended on a day that is over at `end_s` (None: the log has no clock): eligible, and seen in train or not
     published later. One that only the clicks know is eligible, as in ingest; one that nothing knows any more is not.
 
-    Columns: eligible, publish_ts, _seen, _train_count, as of `number`. Source: algorithms.md 7.1.
+    Columns: eligible, publish_ts, _seen, _train_count, as of `number`.
     """
     eligible = F.coalesce("eligible", "_seen")
     return eligible if end_s is None else eligible & ~_unpublished(end_s)
