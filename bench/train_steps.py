@@ -114,8 +114,7 @@ def ours(name: str, rows: int, batch: int) -> Callable[[], None]:
     def step() -> None:
         optimizers.zero_grad()
         rows_now = next(source)
-        known = torch.cat([rows_now["hist"], rows_now["item_idx"][:, None]], dim=1)
-        taken = Step(encoder, rows_now, backend, given, catalogue, 1, next(numbers), known, counts, masking)
+        taken = Step(encoder, rows_now, backend, given, catalogue, 1, next(numbers), counts, masking)
         criterion(taken)[0].backward()
         backend.sync_gradients(optimizers.parameters)
         optimizers.step()

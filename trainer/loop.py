@@ -102,16 +102,14 @@ class Loop:
         """
         model = self.model
         model.optimizers.zero_grad()
-        known_BR = torch.cat([batch["hist"], batch["item_idx"][:, None]], dim=1)
         step = Step(
-            encoder=in_precision(model.encoder, self.settings.trainer.precision, known_BR.device),
+            encoder=in_precision(model.encoder, self.settings.trainer.precision, batch["row"].device),
             batch=batch,
             backend=self.backend,
             settings=self.settings,
             catalogue=self.catalogue,
             seed=self.settings.trainer.seed,
             step=number,
-            known_positives=known_BR,
             item_counts=self.item_counts,
             masking=self.batches.masking,
             mining=self.miner.at(number) if self.miner else None,

@@ -1,6 +1,7 @@
 """Global batches: the same from both sources and for any number of workers, every train row once, faults named."""
 
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from petastorm.workers_pool.thread_pool import WorkerThread
 
 from conf.errors import BadDataError
 from conf.settings import Settings
@@ -263,6 +265,7 @@ def test_a_damaged_file_is_named(day: Day, source: str, change: Callable[[Path],
     file = damage(settings, change)
     with batches.epoch(0) as prefetched, pytest.raises(BadDataError, match=words) as caught:
         list(prefetched)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, WorkerThread)]  # nor those of the other streams
     assert caught.value.where == str(file)
     assert caught.value.exit_code == 6
 

@@ -126,7 +126,6 @@ def train(given: Settings) -> Encoder:
             catalogue=catalogue,
             seed=given.trainer.seed,
             step=number,
-            known_positives=torch.cat([batch["hist"], batch["item_idx"][:, None]], dim=1),
             item_counts=counts,
             masking=masking,
         )

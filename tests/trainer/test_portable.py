@@ -17,6 +17,10 @@ from trainer.train import run
 
 Run = Callable[..., Tensor]
 
+each_encoder = pytest.mark.parametrize(
+    "name", [name if name == "dssm" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ENCODERS)]
+)
+
 
 def written(name: str, folder: Path, kind: str) -> tuple[Encoder, list[Path]]:
     encoder = tiny.encoder(tiny.settings(tiny.by_encoder(name))).eval()
@@ -33,7 +37,7 @@ def compare(encoder: Encoder, user: Run, item: Run) -> None:
             torch.testing.assert_close(item(item_idx=rows["item_idx"]), encoder.item(rows["item_idx"]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name if name == "dssm" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ENCODERS)])
+@each_encoder
 @pytest.mark.filterwarnings("ignore")  # of torch's tracer, which will not have it that shapes are known
 def test_torchscript(name: str, tmp_path: Path) -> None:
     encoder, files = written(name, tmp_path, "torchscript")
@@ -45,8 +49,7 @@ def test_torchscript(name: str, tmp_path: Path) -> None:
     compare(encoder, *map(of, files))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(ENCODERS))
+@each_encoder
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter
 def test_onnx(name: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="ONNX is not installed; extra 'export'")

@@ -143,7 +143,7 @@ def test_one_two_and_three_workers_train_alike(tmp_path: Path, launch: Launch, l
 
 @pytest.mark.slow
 def test_one_two_and_three_workers_mine_alike(tmp_path: Path, launch: Launch) -> None:
-    """Weights differ by rounding, and a search may then prefer another of two neighbours that are as near: losses are close, not equal."""
+    """Weights differ by rounding, and a later search may then prefer another of two neighbours as near: losses are close, not equal."""
     plain = settings_of(tmp_path / "root", epochs=2, optimizer={"lr": 0.01})
     settings = Settings.model_validate(plain.model_dump(mode="json") | {"mining": {"refresh_steps": 10, "clusters": 4}})
     publish(settings, row_groups=((1, 7, 300), (11,), (500, 2, 400)))
@@ -161,8 +161,10 @@ def test_one_two_and_three_workers_mine_alike(tmp_path: Path, launch: Launch) ->
             for name in ("user.similarity", "item.similarity", "user.with_positive", "item.with_positive"):
                 assert got[name] == pytest.approx(want[name], abs=0.02), (workers, name)
         for want, got in zip(curves[1], curves[workers], strict=True):
+            # after the second search a change of the learning rate by 1e-7 moves the losses of one worker by 3 % as well
+            apart = 1e-3 if got["step"] <= searches[1][1]["step"] else 0.05
             for name in ("loss", "mic.uu", "mic.vv"):
-                assert got[name] == pytest.approx(want[name], rel=0.02), (workers, got["step"], name)
+                assert got[name] == pytest.approx(want[name], rel=apart), (workers, got["step"], name)
 
 
 def killed(

@@ -171,7 +171,6 @@ def step(given: Settings, towers: Encoder, rows: Batch, backend: Backend | None 
         catalogue=catalogue(given),
         seed=given.trainer.seed,
         step=number,
-        known_positives=known(rows),
         item_counts=item_counts(),
         masking=masking_of(given, {}),
     )

@@ -1,6 +1,7 @@
 """Batches of `samples` as dicts of tensors, from Petastorm or from pyarrow: the same ones for the same seed and epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,12 @@ from trainer.batches.survey import Samples, survey
 from trainer.catalogue import UserTable
 from trainer.encoders.encoder import Batch
 
-Source = Callable[[Sequence[RowGroup], Sequence[str], int], Iterator[Decoded]]
+Source = Callable[[Sequence[RowGroup], Sequence[str], int], Generator[Decoded, None, None]]
 
 _AHEAD = 8  # batches made before they are asked for
 
 
-def _petastorm(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Iterator[Decoded]:
+def _petastorm(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Generator[Decoded, None, None]:
     from trainer.batches.petastorm import read_petastorm  # takes a second to import: only where it is used
 
     return read_petastorm(groups, columns, history)
@@ -70,13 +71,15 @@ class Batches:
         trainer = self._settings.trainer
         per_stream = trainer.batch // trainer.streams
         own = trainer.streams // self._size
-        streams = [self._stream(pieces, plan.number, start * per_stream) for pieces in plan.streams[self._rank * own :][:own]]
         row = np.arange(self._rank * own * per_stream, (self._rank + 1) * own * per_stream)
         draw = self._draw(plan.number)
-        for number in range(start, plan.steps):
-            taken = [part for stream in streams for part in stream.take(per_stream)]
-            rows = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
-            yield self._to_batch(rows, row, draw, plan.number * plan.steps + number)
+        with ExitStack() as stack:
+            chosen = plan.streams[self._rank * own :][:own]
+            streams = [stack.enter_context(closing(self._stream(pieces, plan.number, start * per_stream))) for pieces in chosen]
+            for number in range(start, plan.steps):
+                taken = [part for stream in streams for part in stream.take(per_stream)]
+                rows = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
+                yield self._to_batch(rows, row, draw, plan.number * plan.steps + number)
 
     def _stream(self, pieces: Sequence[Piece], epoch: int, skip: int) -> "_Stream":
         settings = self._settings
@@ -118,9 +121,10 @@ class Batches:
 
 
 class _Stream:
-    """One stream's rows, handed out in order."""
+    """One stream's rows, handed out in order; close it."""
 
-    def __init__(self, pieces: Sequence[Piece], decoded: Iterator[Decoded], *, seed: int, epoch: int) -> None:
+    def __init__(self, pieces: Sequence[Piece], decoded: Generator[Decoded, None, None], *, seed: int, epoch: int) -> None:
+        self._decoded = decoded
         self._rows = self._permuted(pieces, decoded, seed, epoch)
         self._current: Decoded = {}
         self._at = self._size = 0
@@ -141,6 +145,11 @@ class _Stream:
             yield {name: column[self._at : stop] for name, column in self._current.items()}
             count -= stop - self._at
             self._at = stop
+
+    def close(self) -> None:
+        """End the reading."""
+        # another stream's error keeps this one's reader alive, until a garbage collection in any thread, its own too, would join it
+        self._decoded.close()
 
 
 __all__ = ["SOURCES", "Batches", "Epoch", "Prefetched", "Samples", "survey"]

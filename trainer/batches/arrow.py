@@ -1,6 +1,6 @@
 """Row groups decoded by pyarrow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +10,7 @@ from trainer.batches.columns import Decoded, check, to_numpy, unreadable
 from trainer.batches.order import RowGroup
 
 
-def read_arrow(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Iterator[Decoded]:
+def read_arrow(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Generator[Decoded, None, None]:
     """Each row group, in the given order; raises BadDataError naming the file that cannot be read."""
     for group in groups:
         yield check(to_numpy(read_group(group, columns), group, history), group, columns, history)

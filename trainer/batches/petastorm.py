@@ -5,7 +5,7 @@ built here with one method replaced: the one that chooses the row groups. One wo
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -52,7 +52,7 @@ class _OrderedReader(Reader):  # type: ignore[misc]
         return [place[pair] for pair in self._wanted], None
 
 
-def read_petastorm(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Iterator[Decoded]:
+def read_petastorm(groups: Sequence[RowGroup], columns: Sequence[str], history: int) -> Generator[Decoded, None, None]:
     """Each row group, in the given order; raises BadDataError naming the file that cannot be read."""
     if not groups:
         return

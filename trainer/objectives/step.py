@@ -26,8 +26,7 @@ IDS = ("row", "user_idx", "item_idx")
 
 @dataclass
 class Step:
-    """seed, step: key the draws, with the batch's global rows. known_positives: int64[B, R], item_idx that the row's user is known to
-    like (history and target), 0 = none; R is the same on every rank. item_counts: [num_items + 1], train clicks by item_idx.
+    """seed, step: key the draws, with the batch's global rows. item_counts: [num_items + 1], train clicks by item_idx.
     masking: how views hide fields, for items that are not the batch's. mining: what was mined so far.
     watch: whether what is noted is read. notes: what a loss tells of its step, see `note`.
 
@@ -42,7 +41,6 @@ class Step:
     catalogue: Catalogue
     seed: int
     step: int
-    known_positives: Tensor
     item_counts: Tensor
     masking: Masking
     mining: Mined | None = None
@@ -50,6 +48,11 @@ class Step:
     notes: dict[str, Tensor] = field(default_factory=dict)
 
     # ---- this rank's rows ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def known_positives(self) -> Tensor:
+        """int64[B, R]: item_idx that the row's user is known to like, history and target; 0 = none. R is the same on every rank."""
+        return torch.cat([self.batch["hist"], self.batch["item_idx"][:, None]], dim=1)
 
     @cached_property
     def user_BKD(self) -> Tensor:
@@ -175,16 +178,14 @@ class Step:
     @cached_property
     def negative_items_BN(self) -> Tensor:
         """Which targets of the global batch are negatives for this rank's users: another user's, another item, not known to be liked."""
-        liked_BR = torch.cat([self.known_positives, self.batch["item_idx"][:, None]], dim=1)
-        return self._all_but(known_spots(liked_BR, self.all_ids("item_idx")))
+        return self._all_but(known_spots(self.known_positives, self.all_ids("item_idx")))
 
     @cached_property
     def negative_users_BN(self) -> Tensor:
         """Which users of the global batch are negatives for this rank's targets: the same seen from the item."""
-        liked_NR = torch.cat([self.all_known_NR, self.all_ids("item_idx")[:, None]], dim=1)
         own_B = self.batch["item_idx"]
-        spots = known_spots(liked_NR, own_B)
-        return self._all_but(spots % len(own_B) * len(liked_NR) + spots // len(own_B))
+        spots = known_spots(self.all_known_NR, own_B)
+        return self._all_but(spots % len(own_B) * len(self.all_known_NR) + spots // len(own_B))
 
     def _all_but(self, liked: Tensor) -> Tensor:
         """bool[B, N]: neither one of these spots (row * N + column) nor of the row's own user."""

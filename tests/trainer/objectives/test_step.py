@@ -25,6 +25,17 @@ def test_the_row_with_the_smallest_number_stands_for_its_user() -> None:
     assert made.first_items[1].tolist() == [False, True, True, False]
 
 
+def test_negatives_are_no_item_of_the_history_and_not_the_target() -> None:
+    made = step(tiny.batch())
+    users, targets = made.batch["user_idx"].tolist(), made.batch["item_idx"].tolist()
+    liked = [{*hist, target} for hist, target in zip(made.batch["hist"].tolist(), targets, strict=True)]
+    assert len(set(targets)) < len(targets)  # of other users, too
+    rows = list(zip(users, targets, strict=True))
+    want = torch.tensor([[user != other and item not in own for other, item in rows] for user, own in zip(users, liked, strict=True)])
+    assert torch.equal(made.negative_items_BN, want)
+    assert torch.equal(made.negative_users_BN, want.T)
+
+
 def test_negatives_are_no_train_items_of_the_user_where_these_are_known() -> None:
     items: list[list[int]] = [[7, 8], [], [1, 9, 3], [], [6], [], []]
     train = Related.of_users(pa.table({"user_idx": range(1, 8), "items": items}), tiny.USERS, tiny.ITEMS)
