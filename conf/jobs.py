@@ -148,6 +148,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
     asked = {
         "semantics": settings.semantics.kind is not None,
         **{"samples": trained, "train": trained},
+        "neighbours": bool({"u2u2i", "i2i"} & set(settings.channels.names)),
         "similar": bool(settings.similar.tables),
         "delta": settings.publish.delta,
         "click_ranks": trained and _asks_as_of_click(settings),

@@ -50,7 +50,7 @@ def transform(context: Context, tables: Mapping[str, DataFrame]) -> Mapping[str,
     recommender = Recommender(settings.channels, settings.merge, settings.model.history, int(facts["interests"]))
     spaces = ["vector", *["joint"] * (world.u2i is not None and world.u2i.name == JOINT)]
     vectors = one_row_each(tables["embeddings_user"], interests=recommender.interests, spaces=spaces)
-    users = user_rows(tables["user_state"], vectors, tables["neighbours_user"])
+    users = user_rows(tables["user_state"], vectors, tables.get("neighbours_user"))
     if settings.merge.kind == "quota" and settings.merge.quotas == "learned":
         recommender = replace(recommender, merge=with_quotas(context, users, tables["events"], world, recommender))
     stamps = Stamps(context.ds, str(facts["model_id"]), context.run_id)
@@ -83,7 +83,7 @@ def stored_world(context: Context) -> StoredWorld:
         one.check()
     return StoredWorld(
         index=index,
-        neighbours_item=tuple(context.files("neighbours_item")),
+        neighbours_item=tuple(context.files("neighbours_item")) if "neighbours_item" in context.manifests else (),
         cooc=tuple(context.files("cooc")),
         user_state=tuple(context.files("user_state")),
         item_index=tuple(context.files("item_index")),
@@ -98,13 +98,14 @@ def stored_world(context: Context) -> StoredWorld:
 # ---- what the tasks do ------------------------------------------------------------------------------------
 
 
-def user_rows(user_state: DataFrame, vectors: DataFrame, neighbours_user: DataFrame) -> DataFrame:
-    """What the tasks read: user_idx, items, the columns of vectors (see `one_row_each`), neighbours, similarities."""
+def user_rows(user_state: DataFrame, vectors: DataFrame, neighbours_user: DataFrame | None) -> DataFrame:
+    """What the tasks read: user_idx, items, the columns of vectors (see `one_row_each`); neighbours and similarities, where given."""
     vectors = vectors.withColumnRenamed("idx", "user_idx")
-    neighbours = neighbours_user.select(F.col("idx").alias("user_idx"), "neighbours", "similarities")
     users = user_state.select("user_idx", "items").join(vectors, on="user_idx", how="inner")
-    # by user: the files of user_state may be fewer than the cores
-    return users.join(neighbours, on="user_idx", how="inner").repartition("user_idx")
+    if neighbours_user is not None:
+        neighbours = neighbours_user.select(F.col("idx").alias("user_idx"), "neighbours", "similarities")
+        users = users.join(neighbours, on="user_idx", how="inner")
+    return users.repartition("user_idx")  # by user: the files of user_state may be fewer than the cores
 
 
 def with_user_keys(users: DataFrame, user_index: DataFrame, user_key_type: str) -> DataFrame:

@@ -256,8 +256,8 @@ def seen_items(history: Ragged, kind: str, *, last: int) -> Ragged:
 
 
 def users_of(block: pa.RecordBatch, *, interests: int, seen: str, last: int) -> Users:
-    """The users of a block with columns user_idx, items, vector and perhaps joint (K vectors, one after the other), neighbours,
-    similarities.
+    """The users of a block with columns user_idx, items, vector (K vectors, one after the other); joint, neighbours and similarities
+    where it has them.
     """
 
     def vectors(space: str) -> F32:
@@ -265,12 +265,13 @@ def users_of(block: pa.RecordBatch, *, interests: int, seen: str, last: int) -> 
         found: F32 = flat.astype(np.float32, copy=False).reshape(block.num_rows, interests, -1)
         return found
 
+    names, none = block.schema.names, Ragged.empty(block.num_rows)
     history = Ragged.from_arrow(block.column("items"))
     return Users(
         idx=block.column("user_idx").to_numpy(),
         vectors=vectors("vector"),
         history=history,
         seen=seen_items(history, seen, last=last),
-        neighbours=Ragged.from_arrow(block.column("neighbours"), block.column("similarities")),
-        joint=vectors("joint") if "joint" in block.schema.names else None,
+        neighbours=Ragged.from_arrow(block.column("neighbours"), block.column("similarities")) if "neighbours" in names else none,
+        joint=vectors("joint") if "joint" in names else None,
     )

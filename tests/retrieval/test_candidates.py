@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import BadDataError
+from conf.jobs import stages
 from conf.tables import VALID, resolve
 from retrieval.candidates import with_user_keys
 from retrieval.candidates_quotas import valid_clicks
@@ -127,6 +128,17 @@ def test_layout_lists_holds_the_same_candidates(day, variant, run):
         assert one["scores"] == [row["score"] for row in expected]
         assert one["sources"] == [row["sources"] for row in expected]
         assert one["is_fallback"] == (int(key) - 1000 in NO_HISTORY)
+
+
+def test_a_day_without_channels_of_neighbours_makes_and_reads_none(day, variant, run):
+    made = variant("alone", channels={"names": ["u2i", "popular"]})
+    assert "neighbours" not in stages(made.settings)
+    run(made, "candidates")
+    assert not {name for name in manifest(made, "candidates").inputs if name.startswith("neighbours")}
+    names = ("u2i", "popular")
+    alone, all_channels = ([row for row in table(one, "channel_candidates") if row["channel"] in names] for one in (made, day))
+    assert len(alone) == len(names) * NUM_USERS
+    assert sorted(alone, key=str) == sorted(all_channels, key=str)
 
 
 def test_a_user_whose_lists_are_empty_is_a_row_of_layout_lists(variant, run):
