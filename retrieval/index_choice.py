@@ -7,6 +7,7 @@ from math import log2, sqrt
 # Of so few rows an exact search takes less time than measuring what could be faster: 4,000 queries/s of width 64 on 2 cores.
 EXACT_ROWS = 20_000
 _TRAINING_ROWS = 10_000  # product codes have 256 centres a byte, each of at least 39 rows
+_LEAST_FOUND = 10
 _TIE = 1.25  # times as slow as the fastest: that near, the simpler kind is taken
 
 
@@ -22,17 +23,21 @@ def parts(dim: int) -> int:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of index. factory: its string for so many rows of that width. row_bytes: what a row of that width takes at least."""
+    """A kind of index. factory: its string for so many rows of that width. row_bytes: what a row of that width takes at least.
+
+    by_share: a query is compared with a share of the rows, all or some lists of them; else with about as many, however many there are.
+    """
 
     factory: Callable[[int, int], str]
     row_bytes: Callable[[int], int]
+    by_share: bool = True
 
 
 # The simplest first. An IVF index keeps 8 bytes of id a row, HNSW32 at least 64 links of 4 bytes.
 KINDS: Mapping[str, Kind] = {
     "flat": Kind(lambda rows, dim: "Flat", lambda dim: 4 * dim),
     "ivf": Kind(lambda rows, dim: f"IVF{lists(rows)},Flat", lambda dim: 4 * dim + 8),
-    "hnsw": Kind(lambda rows, dim: "HNSW32", lambda dim: 4 * dim + 256),
+    "hnsw": Kind(lambda rows, dim: "HNSW32", lambda dim: 4 * dim + 256, by_share=False),
     "ivf_sq8": Kind(lambda rows, dim: f"IVF{lists(rows)},SQ8", lambda dim: dim + 8),
     "ivf_pq": Kind(lambda rows, dim: f"IVF{lists(rows)},PQ{parts(dim)}", lambda dim: parts(dim) + 8),
 }
@@ -88,15 +93,24 @@ def worth_it(rows: int, dim: int, goals: Goals) -> tuple[list[str], list[Trial]]
     return fitting, large
 
 
+def found_in_sample(kind: str, at: int, *, sample: int, rows: int) -> int:
+    """How many of a query's nearest the recall of a kind is measured by on a sample, to tell what it reaches of `at` among all rows.
+
+    Of the rows near a query a sample has its share. A kind that looks into a share of the rows is asked for that share of the answer, at
+    least 10: for all `at` it would have to look much further into the sample than it has to into the whole.
+    """
+    return min(at, max(_LEAST_FOUND, round(at * sample / rows))) if KINDS[kind].by_share else at
+
+
 def scaled(trial: Trial, *, sample: int, rows: int, dim: int, queries: int) -> Trial:
     """A measured trial of `sample` rows as it would be of `rows`, with `queries` a day.
 
-    Flat compares a query with every row and IVF with a share of them, so their rate falls as rows grow; that of HNSW hardly does.
+    Where a query is compared with a share of the rows, the rate falls as they grow; that of HNSW hardly does.
     """
     assert trial.queries_per_s is not None
     assert trial.build_s is not None
     growth = rows / sample
-    rate, build_s = trial.queries_per_s / (1 if trial.kind == "hnsw" else growth), trial.build_s * growth
+    rate, build_s = trial.queries_per_s / (growth if KINDS[trial.kind].by_share else 1), trial.build_s * growth
     size, factory = round(trial.bytes * growth), KINDS[trial.kind].factory(rows, dim)
     return replace(trial, factory=factory, bytes=size, queries_per_s=rate, build_s=build_s, day_s=build_s + queries / rate)
 

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from conf.errors import Fault, SettingsError
-from retrieval.index_choice import KINDS, Goals, Trial, scaled, worth_it
+from retrieval.index_choice import KINDS, Goals, Trial, found_in_sample, scaled, worth_it
 from retrieval.index_inputs import Vectors
 from retrieval.index_parts import blocks
 from retrieval.ragged import F32, I32
@@ -144,22 +144,23 @@ def trials(name: str, sample: Vectors, *, rows: int, goals: Goals, is_unit: bool
     """
     dim = sample.matrix.shape[1]
     measured, large = worth_it(rows, dim, goals)
-    truth, found = None, []
+    truths, found = dict[int, Truth](), []
     for kind in measured:
         made = make(name, sample, KINDS[kind].factory(len(sample.idx), dim), is_unit=is_unit)
-        truth = truth or exact(made.index, queries, at=at)
-        effort, recall = widen(made.index, truth, goals.min_recall)
+        wanted = found_in_sample(kind, at, sample=len(sample.idx), rows=rows)
+        truths[wanted] = truths.get(wanted) or exact(made.index, queries, at=wanted)
+        effort, recall = widen(made.index, truths[wanted], goals.min_recall)
         size = len(faiss.serialize_index(made.index.searcher))
-        trial = Trial(kind, "", size, effort, recall, _rate(made.index, truth), made.build_s)
+        trial = Trial(kind, "", size, effort, recall, _rate(made.index, queries, at), made.build_s)
         found.append(scaled(trial, sample=len(sample.idx), rows=rows, dim=dim, queries=asked))
     return [*found, *large]
 
 
-def _rate(index: VectorIndex, truth: Truth) -> float:
-    """Queries a second, the best of a few: what else runs on the machine only slows a search."""
+def _rate(index: VectorIndex, queries_QKD: F32, at: int) -> float:
+    """Queries for `at` ids each a second, the best of a few: what else runs on the machine only slows a search."""
     best = float("inf")
     for _ in range(_TIMED):
         started = time.perf_counter()
-        index.nearest(truth.queries, truth.wanted)
+        index.nearest(queries_QKD, at)
         best = min(best, time.perf_counter() - started)
-    return len(truth.queries) / best
+    return len(queries_QKD) / best

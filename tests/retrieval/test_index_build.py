@@ -10,8 +10,9 @@ from conf.errors import GateError
 from conf.sections.retrieval import Index
 from retrieval import index_measure
 from retrieval.index_build import SAMPLE_SEED, Asked, build_all, build_auto, choices
+from retrieval.index_choice import KINDS, found_in_sample
 from retrieval.index_inputs import Source, Vectors
-from retrieval.index_measure import make, measure_recall
+from retrieval.index_measure import exact, make, measure_recall, widen
 from retrieval.vector_index import set_effort
 
 ROWS, DIM = 24_000, 64
@@ -21,9 +22,19 @@ WHOLE = 4 * DIM * ROWS  # bytes of the vectors
 @pytest.fixture(scope="module")
 def clustered():
     """Vectors around 200 centres, as a trained model has them."""
+    return around_centres(0.1)
+
+
+@pytest.fixture(scope="module")
+def blurred():
+    """The same, further from their centres."""
+    return around_centres(0.7)
+
+
+def around_centres(spread):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(200, DIM))
-    matrix = centres[rng.integers(0, 200, ROWS)] + 0.1 * rng.normal(size=(ROWS, DIM))
+    matrix = centres[rng.integers(0, 200, ROWS)] + spread * rng.normal(size=(ROWS, DIM))
     return Vectors(np.arange(1, ROWS + 1, dtype=np.int32), matrix.astype(np.float32))
 
 
@@ -85,7 +96,7 @@ def with_one_long(vectors, idx):
 def test_a_kind_that_misses_the_goal_on_all_vectors_gives_way_to_the_next(clustered, monkeypatch):
     """The long vector is not in the sample: 8 bits a number look best there, and find too little of all."""
     rates = {"IndexIVFScalarQuantizer": 1e5}  # whatever this machine would measure
-    monkeypatch.setattr(index_measure, "_rate", lambda index, _: rates.get(type(index.searcher).__name__, 1e3))
+    monkeypatch.setattr(index_measure, "_rate", lambda index, queries, at: rates.get(type(index.searcher).__name__, 1e3))
     vectors = with_one_long(clustered, np.setdiff1d(clustered.idx, sampled(clustered))[0])
     built = build_auto("items", asked(vectors, is_unit=False), settings(max_memory=f"{(WHOLE + 4 * ROWS) // 1000}kB"))
     assert (built.factory, built.recall) == ("Flat", 1.0)
@@ -125,6 +136,25 @@ def test_the_choice_goes_by_the_recall_that_is_asked_for(clustered):
     """Of the 400 nearest more lie in lists further off than of the 10 nearest: the same kind must look into more of them."""
     efforts = {at: build_auto("items", asked(clustered, at=at), settings(max_memory=f"{WHOLE // 2000}kB")).effort for at in (10, 400)}
     assert efforts[400] > efforts[10]
+
+
+def test_a_sample_tells_how_far_to_look_into_all_rows(blurred):
+    """A cluster of 120 rows has 50 in the sample. The 100 nearest of all lie in one cluster; 100 of the sample lie in others as well, all
+    about as far off.
+    """
+    built = build_auto("items", asked(blurred, at=100), settings(max_memory=f"{WHOLE // 2000}kB"))
+    (trial,) = [one for one in built.tried if one["why"] == "taken"]
+    assert trial["kind"] == "ivf_sq8"
+    needed, recall = widen(built.made.index, exact(built.made.index, blurred.matrix[::200, None], at=100), 0.95)
+    assert recall >= 0.95
+    assert needed / 2 <= trial["effort"] <= needed * 2
+
+
+def test_the_answer_shrinks_with_the_sample_where_a_share_of_the_rows_is_looked_at():
+    found = {kind: found_in_sample(kind, 500, sample=50_000, rows=1_000_000) for kind in KINDS}
+    assert found == {"flat": 25, "ivf": 25, "hnsw": 500, "ivf_sq8": 25, "ivf_pq": 25}
+    assert found_in_sample("ivf", 500, sample=50_000, rows=10_000_000) == 10
+    assert found_in_sample("ivf", 5, sample=50_000, rows=1_000_000) == 5
 
 
 def test_a_given_factory_searches_as_hard_as_the_settings_say(scattered):
