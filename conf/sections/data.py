@@ -130,7 +130,9 @@ class Masks(Section):
     mi: MutualInformation = MutualInformation()
     p_hist: Share = Field(0.2, description="probability that a history position is dropped, in each masked view; decision")
     p_val: Share = Field(
-        0.0, description="probability that a value of a multi-valued field is dropped; MIC drops none, Yao et al. and MicRec do (try 0.2)"
+        0.2,
+        description="probability that a value of a multi-valued field is dropped, in each masked view, never all of a field; Yao et al. "
+        "and MicRec, MIC is silent; 0 = none; decision",
     )
     draws: Positive = Field(1, description="mask draws stored per sample; epoch e uses draw e mod draws")
     stored: bool = Field(True, description="the masks are columns of samples; false: the trainer computes the same ones anew")

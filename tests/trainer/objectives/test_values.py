@@ -46,5 +46,5 @@ def test_every_multi_valued_field_has_draws_of_its_own() -> None:
     assert not torch.equal(later, found["item", "b"]["tags"])
 
 
-def test_off_by_default() -> None:
+def test_probability_0_leaves_all_as_they_are() -> None:
     assert fewer_values(tiny.settings(), "item", "b", tiny.batch(), {}) == {}
