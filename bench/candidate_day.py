@@ -3,7 +3,7 @@
     make bench-candidates [MILLIONS=20] [CHANNELS=u2i] [TOP=500]
 
 The day is that of data_jobs.py (`--millions`; its clicks and tables, made where they are missing): all its users and items get vectors of
-width 64 around centres, as those of a trained model lie. What runs is `trichannel run --until candidates` with `embeddings.path`.
+width 64 around centres, as those of a trained model lie, 2,000 items around each. What runs is `trichannel run --until candidates` with `embeddings.path`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def make_vectors(store: Store, settings: Settings, folder: Path) -> dict[str, in
         files = store.files_of(store.manifest(f"{side}_index", DS, settings))
         keys[side] = pa.concat_tables(pq.read_table(file, columns=["key", "idx"]) for file in files)
         keys[side] = keys[side].filter(pc.greater(keys[side]["idx"], 0))["key"].combine_chunks()
-    centres = rng.normal(size=(max(1, len(keys["item"]) // 200), DIM)).astype(np.float32)
+    centres = rng.normal(size=(max(1, len(keys["item"]) // 2000), DIM)).astype(np.float32)
     schema = pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32()))])
     for side, own in keys.items():
         with pq.ParquetWriter(folder / f"{side}s.parquet", schema) as writer:
