@@ -1,9 +1,10 @@
 """The search of a day end to end on this machine: from given vectors to the candidate table, every stage with wall time and peak memory.
 
-    make bench-candidates [MILLIONS=20] [CHANNELS=u2i] [TOP=500]
+    make bench-candidates [DAY=20] [CHANNELS=u2i] [TOP=500]
 
 The day is that of data_jobs.py (`--millions`; its clicks and tables, made where they are missing): all its users and items get vectors of
-width 64 around centres, as those of a trained model lie, 2,000 items around each. What runs is `trichannel run --until candidates` with `embeddings.path`.
+width 64 around centres, as those of a trained model lie, 2,000 items around each. What runs is `trichannel run --until candidates` with
+`embeddings.path`.
 """
 
 import argparse

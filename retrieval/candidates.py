@@ -20,11 +20,10 @@ from retrieval.merge import Merged, merge
 from retrieval.ragged import Ragged
 from retrieval.search import ArrowFunction
 from retrieval.similarity import JOINT, one_row_each, u2i_index
+from retrieval.vector_index import TOGETHER
 from retrieval.world import KEY_TYPES, StoredWorld, Users, users_of
 from spark_jobs.job import Context, Job, Written, main
 from spark_jobs.task_files import Batch, write_partitions
-
-_BLOCK = 2048  # users searched and merged together: at 512 a search of a million items by lists took 1.7 times as long
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def blocks(
     """Rows of `user_rows`, some at a time, with their lists by channel and merged."""
     world = load_world()
     for batch in batches:
-        for start in range(0, batch.num_rows, _BLOCK):
-            block = batch.slice(start, _BLOCK)
+        for start in range(0, batch.num_rows, TOGETHER):
+            block = batch.slice(start, TOGETHER)
             users = users_of(block, interests=recommender.interests, seen=recommender.channels.seen, last=recommender.history)
             yield block, *recommender.lists(users, world)
 
