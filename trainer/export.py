@@ -150,7 +150,7 @@ def load(model_file: str, item_feat: pa.Table) -> Towers:
         # weights come from the file, so none are made
         encoder = deferred_init(ENCODERS[settings.model.encoder], settings, registry, catalogue, sizes)
         encoder.load_state_dict(content["weights"], assign=True)
-        joint = _joint(settings, encoder.dim, content["joint"])
+        joint = _joint(settings, encoder.dim, content.get("joint", {}))
     except (KeyError, RuntimeError, ValueError) as error:
         raise _not_ours(model_file, error) from error
     assert not is_deferred(encoder), "a buffer that is not part of the state dict has no values"
