@@ -12,6 +12,7 @@ import numpy as np
 from spark_jobs.grid_scores import Gain
 from spark_jobs.grid_table import MOST_POP, Found, Line, gain_text, gains_of, value_text
 from spark_jobs.grids import Grid
+from spark_jobs.metrics.scoring import ALL
 
 SEEDS: Final = 3
 SHARE: Final = 0.8  # of MIC's gains that are to be above 0
@@ -32,7 +33,7 @@ def gates_of(grid: Grid, lines: Sequence[Line], found: Found) -> list[str]:
 def above_popularity(grid: Grid, lines: Sequence[Line], found: Found) -> Iterator[str]:
     """Whether every model in every channel finds more than what is popular."""
     popular = next((scores.values for scores in found.values()), {})
-    known = [(n, popular[MOST_POP, c.metric, c.n]) for n, c in enumerate(grid.columns) if (MOST_POP, c.metric, c.n) in popular]
+    known = [(n, popular[MOST_POP, *c.key]) for n, c in enumerate(grid.columns) if (MOST_POP, *c.key) in popular]
     known = [(n, value) for n, value in known if grid.columns[n].metric != "coverage"]
     done = [line for line in lines if line.seeds]
     below = {
@@ -79,7 +80,7 @@ def single_contrasts(grid: Grid, lines: Sequence[Line], found: Found) -> Iterato
 def _lowered(found: Found) -> Iterator[str]:
     told = []
     for cell, metric in LOWERED.items():
-        key = ("vectors", metric, 0)
+        key = ("vectors", metric, 0, ALL)
         both = [seed for name, seed in found if name == cell and ("dssm", seed) in found]
         if both and all(key in found[name, seed].values for name in (cell, "dssm") for seed in both):
             own, base = (float(np.mean([found[name, seed].values[key] for seed in both])) for name in (cell, "dssm"))

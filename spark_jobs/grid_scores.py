@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from conf.command import Request
 from spark_jobs.grids.layout import Column
+from spark_jobs.metrics.scoring import ALL
 from spark_jobs.metrics.summary import RATIOS
 from spark_jobs.published_rows import rows_of
 from spark_jobs.significance import Moments, gain_interval, holm, linearised, t_test, welch
@@ -23,19 +24,19 @@ ROUNDING: Final = 1e-12  # values that differ by less do not differ: their sprea
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers of one run of a cell. values: (channel, metric, n) -> share. num_users: that were scored."""
+    """Numbers of one run of a cell. values: (channel, metric, n, slice) -> share. num_users: that were scored."""
 
     own: Request
-    values: Mapping[tuple[str, str, int], float]
+    values: Mapping[tuple[str, str, int, str], float]
     num_users: int
 
-    def of(self, channel: str, column: Column) -> float:
-        """The column's number in a channel."""
-        return self.values[channel, column.metric, column.n]
+    def of(self, channel: str, column: Column) -> float | None:
+        """The column's number in a channel; None where its slice is empty or the channel has no such number."""
+        return self.values.get((channel, *column.key))
 
     def by_user(self, channel: str, column: Column) -> Floats | None:
-        """A value a user, by ascending user_idx, whose mean is `of`; None for a number that no user has (coverage)."""
-        if column.metric == "coverage":
+        """A value a user, by ascending user_idx, whose mean is `of`; None for a number that no user has (coverage, those of a slice)."""
+        if column.metric == "coverage" or column.slice != ALL:
             return None
         return per_user(_rows(self.own, "metrics_user", pc.field("channel") == channel), column)
 
@@ -46,9 +47,9 @@ def scores_of(own: Request) -> Scores:
     Raises:
         NotReadyError: it has no metrics. BadDataError: a file is damaged.
     """
-    rows = _rows(own, "metrics", pc.field("slice") == "all").to_pylist()
-    values = {(row["channel"], row["metric"], row["n"]): float(row["value"]) for row in rows}
-    scored = [row["n_users"] for row in rows if row["metric"] == "recall"]  # of alignment and uniformity it is vectors
+    rows = _rows(own, "metrics").to_pylist()
+    values = {(row["channel"], row["metric"], row["n"], row["slice"]): float(row["value"]) for row in rows}
+    scored = [row["n_users"] for row in rows if row["metric"] == "recall" and row["slice"] == ALL]  # of uniformity it is vectors
     return Scores(own, values, max(scored, default=0))
 
 
@@ -65,7 +66,7 @@ def per_user(rows: pa.Table, column: Column) -> Floats:
     return linearised(top, bottom)
 
 
-def _rows(own: Request, table: str, where: pc.Expression) -> pa.Table:
+def _rows(own: Request, table: str, where: pc.Expression | None = None) -> pa.Table:
     return rows_of(own.store, own.store.manifest(table, own.ds, own.settings), where=where)
 
 
@@ -97,9 +98,12 @@ class Gain:
     p_holm: float | None = None
 
 
-def number(values: Sequence[float]) -> Number:
-    """Mean and spread of one value a seed."""
-    return Number(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+def number(values: Sequence[float | None]) -> Number | None:
+    """Mean and spread of one value a seed; None where there is none, or a seed lacks it."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return Number(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None, len(known))
 
 
 def gain_over_seeds(base: Sequence[float], own: Sequence[float]) -> Gain | None:

@@ -37,9 +37,7 @@ def lines_of(grid: Grid, found: Found, seeds: Sequence[int], failed: Mapping[tup
     for channel in grid.channels:
         for cell in grid.cells:
             done = tuple(seed for seed in seeds if (cell.name, seed) in found)
-            numbers = tuple(
-                number([found[cell.name, seed].of(channel, column) for seed in done]) if done else None for column in grid.columns
-            )
+            numbers = tuple(number([found[cell.name, seed].of(channel, column) for seed in done]) for column in grid.columns)
             gains = gains_of(grid, cell, channel, found, done) if cell.base else ()
             state = _state(cell, done, seeds, failed)
             lines.append(Line(channel, cell.name, cell.label, done, state, numbers, gains, published.get((channel, cell.name), ())))
@@ -56,7 +54,10 @@ def gains_of(grid: Grid, cell: Cell, channel: str, found: Found, done: Sequence[
     base, own = ([found[name, seed] for seed in both] for name in (cell.base, cell.name))
     gains: list[Gain | None] = []
     for column in grid.columns:
-        values = [[scores.of(channel, column) for scores in side] for side in (base, own)]
+        values = [[value for scores in side if (value := scores.of(channel, column)) is not None] for side in (base, own)]
+        if min(map(len, values)) < len(both):
+            gains.append(None)
+            continue
         if len(both) > 1:
             gains.append(gain_over_seeds(*values))
             continue
@@ -156,9 +157,9 @@ def _missing(grid: Grid, lines: Sequence[Line], found: Found, seeds: Sequence[in
 def _popular(grid: Grid, found: Found) -> list[str]:
     """What popularity alone reaches on the same users, as the paper's tables do not say."""
     for scores in found.values():
-        told = [c for c in grid.columns if (MOST_POP, c.metric, c.n) in scores.values]
+        told = [(c, scores.values[MOST_POP, *c.key]) for c in grid.columns if (MOST_POP, *c.key) in scores.values]
         if told:
-            shown = ", ".join(f"{c.label} {value_text(grid, scores.of(MOST_POP, c))}" for c in told)
+            shown = ", ".join(f"{c.label} {value_text(grid, value)}" for c, value in told)
             return [f"The most popular items, the same for all, reach {shown} on these {scores.num_users:,} users."]
     return []
 

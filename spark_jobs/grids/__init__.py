@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from conf.settings import Settings
-from spark_jobs.grids import mic, micrec
+from spark_jobs.grids import mic, micrec, parts
 from spark_jobs.grids.layout import Cell, Column, Grid
 
 GRIDS: Mapping[str, Grid] = {
@@ -13,6 +13,7 @@ GRIDS: Mapping[str, Grid] = {
     "micrec_table2": micrec.TABLE_2,
     "micrec_table4": micrec.TABLE_4,
     "micrec_fig3": micrec.FIGURE_3,
+    "parts": parts.PARTS,
 }
 
 

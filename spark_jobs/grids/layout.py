@@ -25,11 +25,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a model in a channel: a metric of the tables metrics or metrics_user, at cut-off n."""
+    """One number of a model in a channel: a metric of the tables metrics or metrics_user, at cut-off n, of a slice of users or items."""
 
     label: str
     metric: str
     n: int
+    slice: str = "all"
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Its place among the numbers of a channel."""
+        return self.metric, self.n, self.slice
 
 
 @dataclass(frozen=True)

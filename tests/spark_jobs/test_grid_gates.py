@@ -16,7 +16,7 @@ class Made:
 
     number: float
     named: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    values: Mapping[tuple[str, str, int], float] = field(default_factory=dict)
+    values: Mapping[tuple[str, str, int, str], float] = field(default_factory=dict)
     num_users: int = 10
 
     def of(self, channel: str, column: Column) -> float:
@@ -55,9 +55,9 @@ def test_mics_gains_are_counted_of_all_that_the_table_has():
 
 def test_mics_contrasts_are_put_in_order():
     own = {"ui": ("u2i", "ui_align"), "uu": ("u2u2i", "uu_uniform"), "ii": ("i2i", "ii_uniform")}
-    measures = {("vectors", metric, 0): -2.0 for _, metric in own.values()}
+    measures = {("vectors", metric, 0, "all"): -2.0 for _, metric in own.values()}
     cells = {
-        f"dssm_{name}": Made(0.1, {(channel, "Recall@20"): 0.2}, measures | {("vectors", metric, 0): -2.5})
+        f"dssm_{name}": Made(0.1, {(channel, "Recall@20"): 0.2}, measures | {("vectors", metric, 0, "all"): -2.5})
         for name, (channel, metric) in own.items()
     }
     words = gates(GRIDS["mic_table3"], dssm=Made(0.1, values=measures), **cells)
@@ -81,7 +81,7 @@ def test_micrecs_tasks_each_add_to_the_last(final, state):
 
 
 def test_models_are_above_popularity():
-    popular = {("most_pop", "recall", 20): 0.05, ("most_pop", "coverage", 20): 0.9}
+    popular = {("most_pop", "recall", 20, "all"): 0.05, ("most_pop", "coverage", 20, "all"): 0.9}
     grid = GRIDS["mic_table2"]
     assert gates(grid, dnn=Made(0.06, values=popular))[0] == "Gate, every model above the most popular items: held."
     worse = gates(grid, dnn=Made(0.06, {("i2i", "Recall@20"): 0.04}, popular))[0]

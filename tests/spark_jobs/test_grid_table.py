@@ -39,11 +39,11 @@ class Made:
     users: tuple[float, ...]
     coverage: float
     num_users: int = 3
-    values: Mapping[tuple[str, str, int], float] = field(default_factory=dict)
+    values: Mapping[tuple[str, str, int, str], float] = field(default_factory=dict)
 
     def of(self, channel: str, column: Column) -> float:
         if channel == "most_pop":
-            return self.values[channel, column.metric, column.n]
+            return self.values[channel, *column.key]
         return self.coverage if column is COVERAGE else float(np.mean(self.users))
 
     def by_user(self, channel: str, column: Column) -> npt.NDArray[np.float64] | None:
@@ -153,7 +153,7 @@ def test_the_papers_numbers_stand_only_beside_their_own_data():
 
 
 def test_popularity_stands_beside_the_table():
-    scores = Made((0.1,), 0.1, num_users=1234, values={("most_pop", "recall", 20): 0.0137})
+    scores = Made((0.1,), 0.1, num_users=1234, values={("most_pop", "recall", 20, "all"): 0.0137})
     _, words, _ = made([1], x_1=scores)
     assert "The most popular items, the same for all, reach Recall@20 1.37 on these 1,234 users." in words
 
