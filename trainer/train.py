@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from conf.command import Request, RunStatus, Timer, add_arguments, guarded, request
@@ -20,6 +20,7 @@ from conf.errors import Fault, TrainingError, TrichannelError, UsageError
 from conf.inputs import input_manifests, previous_manifests, seen_inputs, unchanged
 from conf.settings import Settings
 from conf.storage import Manifest, Publication, Record
+from conf.tables import TRAIN, VALID
 from trainer.batches import Batches, Samples, survey
 from trainer.checkpoints import Checkpoints, fingerprint, work_folder
 from trainer.encoders import build_encoder
@@ -149,7 +150,8 @@ class Work:
 
             refuse_pickled_schema(asked.store.files_of(manifests["samples"]))
         clicks, num_items = settings.trainer.clicks_per_row, tables.catalogue.num_items
-        samples = survey(asked.store, manifests["samples"], backend, num_items=num_items, clicks_per_row=clicks)
+        counted = partial(survey, asked.store, manifests["samples"], backend, num_items=num_items, clicks_per_row=clicks)
+        samples = counted()
         beat()
         queries = read_queries(samples, settings, tables.users, tables.user_state, self.shared)
         queries = None if queries is None else queries.to(self.device)
@@ -157,13 +159,13 @@ class Work:
         shape = self._agreed_fingerprint(manifests)
         self.checkpoints = Checkpoints(asked.store.fs, work_folder(asked.store, asked.ds), shape, backend)
         self.log = self._open_log()
-        counted = {"train_rows": samples.train_rows, "valid_rows": samples.valid_rows}
-        self.log("begin", stage=JOB, workers=backend.size, **counted, resume=self.resume)
+        rows = {"train_rows": samples.train_rows, "valid_rows": samples.valid_rows}
+        self.log("begin", stage=JOB, workers=backend.size, **rows, resume=self.resume)
         self.warm = read_warm(asked, self.previous, manifests, tables, self.log)
         loop = self._loop(tables, samples, settings, self.checkpoints)
         fitted = Fit(loop, queries, tables.eligible, self.checkpoints, self.log).run(resume=self.resume)
         if settings.split.refit and fitted.progress.best_epoch is not None:
-            fitted = self._refit(fitted, fitted.progress.best_epoch + 1, tables, samples.with_valid(), shape)
+            fitted = self._refit(fitted, fitted.progress.best_epoch + 1, tables, counted(trained=(TRAIN, VALID)), shape)
         return samples, fitted
 
     def _open_log(self) -> Callable[..., None]:

@@ -97,8 +97,8 @@ def published(settings: Settings, layout: str, run_id: str) -> Manifest:
     return manifest
 
 
-def opened(settings: Settings, manifest: Manifest) -> Samples:
-    return survey(Store.of(settings), manifest, build_backend("single"), num_items=ITEMS)
+def opened(settings: Settings, manifest: Manifest, *, trained: tuple[int, ...] = (TRAIN,)) -> Samples:
+    return survey(Store.of(settings), manifest, build_backend("single"), num_items=ITEMS, trained=trained)
 
 
 def batches_of(samples: Samples, settings: Settings, *, epoch: int = 0, start: int = 0, rank: int = 0, size: int = 1) -> list[Batch]:
@@ -143,8 +143,16 @@ def test_the_batches_are_the_same(both: Callable[..., tuple[Settings, Samples, S
     assert_equal(batches_of(windows, settings, start=3), batches_of(sequences, settings, start=3))
     for rank in (0, 1):
         assert_equal(batches_of(windows, settings, rank=rank, size=2), batches_of(sequences, settings, rank=rank, size=2))
-    # once validation has chosen the epoch, its clicks are trained on, too
-    assert_equal(batches_of(windows.with_valid(), settings), batches_of(sequences.with_valid(), settings))
+
+
+def test_once_validation_has_chosen_its_rows_are_trained_on_too(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    manifests = [published(settings, layout, layout) for layout in ("windows", "sequences")]
+    one, (both, again) = opened(settings, manifests[0]), (opened(settings, made, trained=(TRAIN, VALID)) for made in manifests)
+    assert_equal(batches_of(both, settings), batches_of(again, settings))
+    assert (both.train_rows, both.valid_rows) == (one.train_rows + one.valid_rows, 0)
+    assert torch.equal(both.item_counts, one.item_counts + one.valid_counts)
+    assert not both.valid_counts.any()
 
 
 @pytest.mark.parametrize("strategy", ["random_p", "cfm"])
@@ -161,7 +169,7 @@ def test_masks_that_are_not_stored_are_the_same(tmp_path: Path, strategy: str) -
 # ---- rows of several clicks ------------------------------------------------------------------------------------------
 
 
-def several(settings: Settings, clicks: int) -> tuple[Settings, Samples]:
+def several(settings: Settings, clicks: int, *, trained: tuple[int, ...] = (TRAIN,)) -> tuple[Settings, Samples]:
     """The settings, and the published sequences with rows of up to `clicks` clicks."""
     given = settings.model_dump()
     chosen = {"samples": {"layout": "sequences"}, "model": {"encoder": "sasrec"}, "base": {"loss": "sampled_softmax"}}
@@ -169,7 +177,7 @@ def several(settings: Settings, clicks: int) -> tuple[Settings, Samples]:
     other = Settings.model_validate(given | {name: {**given[name], **values} for name, values in chosen.items()})
     store = Store.of(settings)
     manifest = store.manifest("samples", DS, settings)
-    return other, survey(store, manifest, build_backend("single"), num_items=ITEMS, clicks_per_row=clicks)
+    return other, survey(store, manifest, build_backend("single"), num_items=ITEMS, clicks_per_row=clicks, trained=trained)
 
 
 def clicks_of(samples: Samples) -> list[tuple[int, ...]]:
@@ -199,6 +207,17 @@ def test_rows_of_several_clicks_hold_each_click_once(both: Callable[..., tuple[S
         table = read_group(group, ("split", "hist_weight")).to_pylist()
         assert max(sum(weight > 0 for weight in row["hist_weight"]) for row in table) < clicks
         assert not any(any(row["hist_weight"]) for row in table if row["split"] == VALID)
+
+
+def test_trained_on_too_validation_clicks_of_a_user_share_a_row(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:
+    settings, _, sequences = both()
+    samples = several(settings, 4, trained=(TRAIN, VALID))[1]
+    assert sorted(clicks_of(samples)) == sorted(clicks_of(sequences))
+    apart = several(settings, 4)[1]
+    assert samples.train_rows < apart.train_rows + apart.valid_rows
+    assert samples.valid_rows == 0
+    rows = [row for group in samples.groups for row in read_group(group, ("split", "hist_weight")).to_pylist()]
+    assert any(any(row["hist_weight"]) for row in rows if row["split"] == VALID)
 
 
 def test_a_row_of_several_clicks_is_that_of_its_last_one(both: Callable[..., tuple[Settings, Samples, Samples]]) -> None:

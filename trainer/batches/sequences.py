@@ -48,12 +48,12 @@ class SequenceFile:
     """One file of blocks.
 
     Args:
-        history: L, as the file was written. group_rows: rows of a row group of layout windows. clicks: targets that a row of split
-            train stands for, at most; L at most.
+        history: L, as the file was written. group_rows: rows of a row group of layout windows. clicks: targets that a row of the
+            splits `trained` stands for, at most; L at most. A click of other splits is a row by itself.
     """
 
-    def __init__(self, file: str, *, history: int, group_rows: int, clicks: int = 1) -> None:
-        self._file, self._history, self._group_rows, self._clicks = file, history, group_rows, clicks
+    def __init__(self, file: str, *, history: int, group_rows: int, clicks: int = 1, trained: tuple[int, ...] = (TRAIN,)) -> None:
+        self._file, self._history, self._group_rows, self._clicks, self._trained = file, history, group_rows, clicks, trained
         self._columns: dict[str, Array] = {}
 
     def sizes(self, blocks: int) -> list[int]:
@@ -116,8 +116,8 @@ class SequenceFile:
         )
 
     def _rows_of_blocks(self) -> Array:
-        """int64[b]: rows of each block. A validation click is a row by itself."""
-        most = np.where(self._of_blocks("split") == TRAIN, self._clicks, 1)
+        """int64[b]: rows of each block."""
+        most = np.where(np.isin(self._of_blocks("split"), self._trained), self._clicks, 1)
         rows: Array = -(-self._of_blocks("num_targets").astype(np.int64) // most)
         return rows
 

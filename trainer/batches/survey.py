@@ -24,14 +24,15 @@ from trainer.batches.order import RowGroup
 from trainer.batches.sequences import SequenceFile
 
 Integers = npt.NDArray[np.signedinteger[Any]]
+Splits = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Samples:
     """The table of training pairs.
 
-    groups: every row group, in manifest order. valid: validation rows of each. item_counts, valid_counts: int64[num_items + 1], train
-    and validation clicks by item_idx. mask_patterns: of strategy cfm, as conf.masks.masking_of takes them.
+    groups: every row group, in manifest order. valid: rows of each held out for validation. item_counts, valid_counts:
+    int64[num_items + 1], clicks trained on and held out by item_idx. mask_patterns: of strategy cfm, as conf.masks.masking_of takes them.
     """
 
     groups: tuple[RowGroup, ...]
@@ -50,27 +51,22 @@ class Samples:
         """Rows held out for validation."""
         return sum(self.valid)
 
-    def with_valid(self) -> "Samples":
-        """The same table where validation rows are trained on, too."""
-        both = (TRAIN, VALID)
-        groups = tuple(
-            replace(group, train=group.train + valid, trained=both) for group, valid in zip(self.groups, self.valid, strict=True)
-        )
-        counts, none = self.item_counts + self.valid_counts, torch.zeros_like(self.valid_counts)
-        return Samples(groups, (0,) * len(groups), counts, none, self.mask_patterns)
 
-
-def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int, clicks_per_row: int = 1) -> Samples:
+def survey(
+    store: Store, manifest: Manifest, backend: Backend, *, num_items: int, clicks_per_row: int = 1, trained: Splits = (TRAIN,)
+) -> Samples:
     """Count rows and clicks, each rank its share of the row groups (two thin columns of them); collective.
 
     Args:
-        clicks_per_row: clicks that a train row stands for, at most.
+        trained: splits that are trained on: train, or both, and then nothing is held out for validation.
+        clicks_per_row: clicks that a row trained on stands for, at most.
 
     Raises:
         BadDataError: a file cannot be read, differs from its manifest, or names an item that the catalogue does not have.
         UsageError: rows of several clicks of a table in layout windows.
     """
-    bare = _row_groups(store, manifest, clicks_per_row)
+    bare = _row_groups(store, manifest, clicks_per_row, trained)
+    held_out = [split for split in (VALID,) if split not in trained]
     counts = np.zeros((len(bare), 2), dtype=np.int64)
     items = np.zeros((2, num_items + 1), dtype=np.int64)
     for number in range(backend.rank, len(bare), backend.size):
@@ -78,23 +74,23 @@ def survey(store: Store, manifest: Manifest, backend: Backend, *, num_items: int
         if len(split) and not 1 <= item.min() <= item.max() <= num_items:
             found = f"{item.min()}..{item.max()}, catalogue: 1..{num_items}"
             raise BadDataError(bare[number].file, [Fault("item_idx outside the catalogue", found, "run: trichannel samples --force")])
-        counts[number] = (split == TRAIN).sum(), (split == VALID).sum()
-        items += [np.bincount(item[kinds == kind], minlength=num_items + 1) for kind in (TRAIN, VALID)]
+        counts[number] = [np.isin(split, kind).sum() for kind in (trained, held_out)]
+        items += [np.bincount(item[np.isin(kinds, kind)], minlength=num_items + 1) for kind in (trained, held_out)]
     totals = backend.sum(torch.from_numpy(counts)).tolist()
-    groups = tuple(replace(group, train=train) for group, (train, _) in zip(bare, totals, strict=True))
+    groups = tuple(replace(group, train=train, trained=trained) for group, (train, _) in zip(bare, totals, strict=True))
     train_counts, valid_counts = backend.sum(torch.from_numpy(items))
     patterns = manifest.facts.get("mask_patterns", {})
     return Samples(groups, tuple(valid for _, valid in totals), train_counts, valid_counts, patterns)
 
 
-def _row_groups(store: Store, manifest: Manifest, clicks: int) -> list[RowGroup]:
+def _row_groups(store: Store, manifest: Manifest, clicks: int, trained: Splits) -> list[RowGroup]:
     groups: list[RowGroup] = []
     sequences = manifest.facts.get("sequences")  # of layout sequences only: how its rows are cut
     if clicks > 1 and not sequences:
         fault = Fault("table samples is of layout windows, a row a click", fix="set samples.layout: sequences and run: trichannel samples")
         raise UsageError("trainer.clicks_per_row", [fault])
     for entry, file in zip(manifest.files, store.files_of(manifest), strict=True):
-        cut = SequenceFile(file, **sequences, clicks=clicks) if sequences else None
+        cut = SequenceFile(file, **sequences, clicks=clicks, trained=trained) if sequences else None
         for index, rows in enumerate(cut.sizes(entry.rows) if cut else _sizes(entry, file)):
             groups.append(RowGroup(file, index, len(groups), rows, 0, cut=cut))
     return groups

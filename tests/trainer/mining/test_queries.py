@@ -8,6 +8,7 @@ import torch
 from conf.inputs import input_manifests
 from conf.settings import Settings
 from conf.storage import Store
+from conf.tables import TRAIN, VALID
 from tests.trainer.planted import DS, World, planted_settings, publish, rows_of_tables, world
 from tests.trainer.test_shared import on_workers
 from trainer.backends.single import SingleBackend
@@ -23,8 +24,9 @@ def read(settings: Settings, *, workers: int = 1, refitting: bool = False) -> li
     tables = Tables.read(store, manifests, settings)
 
     def of(shared: Shared) -> UserQueries:
-        samples = survey(store, manifests["samples"], SingleBackend(), num_items=tables.catalogue.num_items)
-        return read_queries(tables, samples.with_valid() if refitting else samples, settings, shared)
+        trained = (TRAIN, VALID) if refitting else (TRAIN,)
+        samples = survey(store, manifests["samples"], SingleBackend(), num_items=tables.catalogue.num_items, trained=trained)
+        return read_queries(tables, samples, settings, shared)
 
     found: list[UserQueries] = on_workers(workers, of)
     return found
