@@ -14,12 +14,16 @@ DAY ?= 20
 CHANNELS ?= u2i
 ITEMS ?= 1000000
 CONFIG ?= demo
+SETS ?= ml-100k,shuffled,ml-1m,beauty
+SEEDS ?= 3
 SPLIT ?= test
 recbole = recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf absl-py
-.PHONY: help setup demo check test test-all bench-spark bench-train bench-feed bench-profile bench-sharded bench-candidates bench-retrieval bench-metrics bench-baselines package package-zip package-env clean
+.PHONY: help setup demo check test test-all bench-spark bench-train bench-feed bench-profile bench-sharded bench-candidates bench-retrieval bench-metrics bench-baselines results package package-zip package-env clean
 
 # Spark starts `java` from JAVA_HOME and its workers as `python3` from PATH: both as set-up found them.
 in_env = JAVA_HOME="$$(cat .venv/java_home)" PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+single = --set trainer.launcher=single --set trainer.workers=1 --set trainer.batches=arrow
 
 # two processes, each with a Spark of its own: a driver that plans leaves the second core idle
 two_at_a_time = --numprocesses 2 --dist loadfile
@@ -78,6 +82,11 @@ bench-retrieval: setup  ## our search in Spark beside raw FAISS (ROWS=1000000 US
 bench-baselines: setup  ## simple baselines on the rows of a published day (CONFIG=movielens SET="source.path=... split.refit=true" SPLIT=test)
 	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/strong_baselines.py --config $(CONFIG) $(addprefix --set ,$(SET)) --split $(SPLIT)
+
+results: setup  ## the first tables of docs/results.md, in about three hours (DATA=<folder of ml-100k, ml-1m, amazon-beauty> SETS=ml-100k,shuffled,ml-1m,beauty SEEDS=3)
+	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
+	$(in_env) python bench/real_data.py --data $(DATA) --sets $(SETS) --seeds $(SEEDS)
+	$(in_env) trichannel grid parts --config mic_micrec --set source.path=$(DATA)/ml-100k $(single) --seeds $(SEEDS) --budget 3h --out docs/results.md
 
 package: package-zip package-env  ## what a cluster needs: dist/trichannel.zip and dist/trichannel-env.tar.gz
 

@@ -237,10 +237,10 @@ def make_shared(asked: Request, own: Request, status: RunStatus, spark: OneSessi
     run_stages(stages, spark.get(), main, status)
 
 
-def seconds_taken(own: Request) -> float:
-    """What the cell's own stages took, from the status files of the runs that made them; 0 where these are gone."""
+def seconds_taken(own: Request, stages: Sequence[str] | None = None) -> float:
+    """What a cell's own stages, or those named, took, from the status files of the runs that made them; 0 where these are gone."""
     total = 0.0
-    for stage in own_stages(own.settings):
+    for stage in stages or own_stages(own.settings):
         record = own.store.current(stage, own.ds)
         told = (own.store.read_status(record.run_id) or {}) if record else {}
         total += sum(float(entry["seconds"]) for entry in told.get("stages", []) if entry["stage"] == stage and entry["status"] == "ok")

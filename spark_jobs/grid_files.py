@@ -52,7 +52,7 @@ def write(asked: Request, made: Result, out: Path | None) -> str:
         for file, body in (("grid.json", json.dumps(content, indent=1, ensure_ascii=False)), ("grid.md", text)):
             write_atomic(store.fs, f"{grid_folder(store, asked.ds, data_name(asked), made.name)}/{file}", body)
     if out is not None:
-        whole = between(text_of(out), text, mark=f"{made.name} {data_name(asked)}", where=str(out))
+        whole = between(text_of(out), text, mark=f"grid {made.name} {data_name(asked)}", where=str(out))
         with storage_faults(str(out)):
             write_atomic(pafs.LocalFileSystem(), str(out.resolve()), whole)
     return text
@@ -88,7 +88,7 @@ def data_name(asked: Request) -> str:
 
 def check_out(asked: Request, name: str, out: Path) -> None:
     """Raises UsageError where the file cannot take the grid: known before the first training, not after the last."""
-    between(text_of(out), "", mark=f"{name} {data_name(asked)}", where=str(out))
+    between(text_of(out), "", mark=f"grid {name} {data_name(asked)}", where=str(out))
 
 
 def text_of(file: Path) -> str:
@@ -100,12 +100,12 @@ def text_of(file: Path) -> str:
 
 
 def between(text: str, body: str, *, mark: str, where: str) -> str:
-    """The text with `body` in place of what stands between the marks of this grid and data, or at its end with marks of its own.
+    """The text with `body` in place of what stands between the marks of that name, or at its end with marks of its own.
 
     Raises:
         UsageError: the marks are not a pair.
     """
-    begin, end = f"<!-- grid {mark} -->", f"<!-- end of grid {mark} -->"
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     if (text.count(begin), text.count(end)) not in ((0, 0), (1, 1)) or text.find(begin) > text.find(end):
         raise UsageError(f"--out {where}", [Fault(f"{begin} and {end} are not one pair in that order", fix="mend or remove them")])
     block = f"{begin}\n{body.rstrip()}\n{end}"

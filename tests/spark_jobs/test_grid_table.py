@@ -238,14 +238,14 @@ def test_hits_as_of_the_click_are_of_the_users_that_were_asked():
 
 
 def test_a_markdown_file_keeps_what_stands_around_the_marks():
-    first = between("# Results\n\nWords.\n", "table 1\n", mark="g demo", where="r.md")
+    first = between("# Results\n\nWords.\n", "table 1\n", mark="grid g demo", where="r.md")
     assert first == "# Results\n\nWords.\n\n<!-- grid g demo -->\ntable 1\n<!-- end of grid g demo -->\n"
     longer = first + "\nMore words.\n"
-    assert between(longer, "table 2\n", mark="g demo", where="r.md") == longer.replace("table 1", "table 2")
-    both = between(longer, "other\n", mark="g beauty", where="r.md")
+    assert between(longer, "table 2\n", mark="grid g demo", where="r.md") == longer.replace("table 1", "table 2")
+    both = between(longer, "other\n", mark="grid g beauty", where="r.md")
     assert both.startswith(longer.rstrip())
     assert both.endswith("<!-- end of grid g beauty -->\n")
-    assert between("", "table\n", mark="g demo", where="r.md").startswith("<!-- grid g demo -->")
+    assert between("", "table\n", mark="grid g demo", where="r.md").startswith("<!-- grid g demo -->")
 
 
 @pytest.mark.parametrize("text", ["<!-- grid g -->\n", "<!-- end of grid g -->\n<!-- grid g -->\n", "<!-- grid g -->\n" * 2])
@@ -253,7 +253,7 @@ def test_marks_that_are_no_pair_are_refused(text):
     from conf.errors import UsageError
 
     with pytest.raises(UsageError, match="are not one pair in that order"):
-        between(text, "table", mark="g", where="r.md")
+        between(text, "table", mark="grid g", where="r.md")
 
 
 # ---- the papers' tables ----------------------------------------------------------------------------------------------

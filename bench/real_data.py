@@ -1,0 +1,194 @@
+"""Our candidates beside strong simple baselines on public data, several trainings each: the first tables of docs/results.md.
+
+    make results DATA=path/to/data [SETS=ml-100k,ml-1m,beauty] [SEEDS=3]
+
+DATA holds the folders as published: ml-100k, ml-1m, and amazon-beauty with Beauty.txt, one user a line. Each training is a whole day by
+`trichannel run --config sequential` under data/results, with all but the held-out clicks learned from (split.refit); a day that is up to
+date is not run again. The baselines of bench/strong_baselines.py read the rows of the first of these days. In the set "shuffled" lines of
+the log stand in a random order, and with them ratings of one second, which in the log may tell in which order the site listed films.
+"""
+
+import argparse
+import json
+import random
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from implicit.utils import ParameterWarning
+from strong_baselines import METHODS, SHOWN, measure, published, read_day
+
+from conf.command import Request, add_arguments, request
+from spark_jobs.grid import seconds_taken
+from spark_jobs.grid_files import between
+
+ROOT = Path("data/results")
+AT = 50
+RECIPE = ("split.refit=true", "evaluation.baselines=[most_pop]", "evaluation.max_clicks=0")
+SEARCH = ("embed", "index", "neighbours", "candidates")
+CHANNELS = {"u2i": "U2I", "merged": "merged, all channels", "u2u2i": "U2U2I", "i2i": "I2I", "itemcf": "ItemCF, sessions"}
+NUMBERS = (*SHOWN, "coverage")
+SKETCH = {"ml-100k": 0.458, "ml-1m": 0.476, "beauty": 0.194}
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """title: for people. path: of its files under DATA. given: settings of the log beyond the recipe's own. shuffled: its lines are."""
+
+    title: str
+    path: str
+    given: tuple[str, ...] = ()
+    shuffled: bool = False
+
+
+SETS = {
+    "ml-100k": DataSet("MovieLens 100k", "ml-100k"),
+    "shuffled": DataSet("MovieLens 100k, ratings of one second shuffled", "ml-100k", shuffled=True),
+    "ml-1m": DataSet("MovieLens 1M", "ml-1m"),
+    "beauty": DataSet(
+        "Amazon Beauty",
+        "amazon-beauty/Beauty.txt",
+        ("source.kind=sequences", "split.k=1", "cooc.category_field=null", "evaluation.max_users=30000"),
+    ),
+}
+
+
+# ---- the days --------------------------------------------------------------------------------------------------------
+
+
+def settings_of(name: str, data: Path, seed: int) -> tuple[str, ...]:
+    """--set of one training."""
+    chosen = SETS[name]
+    path = _shuffled(data / chosen.path) if chosen.shuffled else data / chosen.path
+    return (*RECIPE, *chosen.given, f"source.path={path}", f"storage.root={ROOT}/{name}-{seed}", f"trainer.seed={seed}")
+
+
+def _shuffled(folder: Path) -> Path:
+    """A copy of MovieLens 100k whose ratings stand in a random order, always the same one."""
+    made = ROOT / "shuffled"
+    made.mkdir(parents=True, exist_ok=True)
+    for name in ("u.item", "u.user"):
+        (made / name).write_bytes((folder / name).read_bytes())
+    lines = (folder / "u.data").read_bytes().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    (made / "u.data").write_bytes(b"".join(lines))
+    return made
+
+
+def command(settings: Sequence[str]) -> list[str]:
+    """The options that a day is run and read with."""
+    return ["--config", "sequential", *(word for one in settings for word in ("--set", one))]
+
+
+def day_of(settings: Sequence[str]) -> Request:
+    """The day, run where it is not up to date."""
+    options = command(settings)
+    print(f"\ntrichannel run {shlex.join(options)}", flush=True)
+    subprocess.run([sys.executable, "-m", "spark_jobs.cli", "run", *options], check=True)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return request(parser.parse_args(options))
+
+
+# ---- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def reached(own: Request) -> dict[str, Row]:
+    """Channel -> its numbers and the seconds of training and of retrieval."""
+    seconds = {"fit_s": seconds_taken(own, ["train"]), "lists_s": seconds_taken(own, SEARCH)}
+    rows = {str(row["method"]).removeprefix("day: "): row for row in published(own, AT)}
+    return {channel: {**rows[channel], **seconds} for channel in CHANNELS if channel in rows}
+
+
+def over_seeds(days: Sequence[Mapping[str, Row]], channel: str) -> Row:
+    """Means over trainings, and their standard deviations as <name>_sd; of one training None."""
+    row: dict[str, Any] = {"method": CHANNELS[channel], "seeds": len(days)}
+    for name in (*NUMBERS, "fit_s", "lists_s"):
+        values = [day[channel][name] for day in days]
+        row |= {name: fmean(values), f"{name}_sd": stdev(values) if len(values) > 1 else None}
+    return row
+
+
+def table_of(name: str, data: Path, seeds: int) -> list[Row]:
+    """The lines of one data set: the simple methods, then our channels."""
+    days = [day_of(settings_of(name, data, seed)) for seed in range(1, seeds + 1)]
+    first = days[0]
+    day = read_day(first, "test")
+    rows: list[Row] = [measure(method, day, seen=True, num=AT, seed=1) for method in METHODS]
+    numbers = [reached(own) for own in days]
+    return rows + [over_seeds(numbers, channel) for channel in CHANNELS if channel in numbers[0]]
+
+
+# ---- in words --------------------------------------------------------------------------------------------------------
+
+
+def markdown(name: str, rows: Sequence[Row], seeds: int) -> str:
+    """The table and whether the goals are met."""
+    head = [f"Recall@{AT}", f"HR@{AT}", f"NDCG@{AT}", f"coverage@{AT}", "training s", "retrieval s"]
+    lines = [f"### {SETS[name].title}", "", f"| | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        numbers = [_shown(row, column) for column in NUMBERS] + [f"{row[column]:,.0f}" for column in ("fit_s", "lists_s")]
+        lines.append(f"| {row['method']} | {' | '.join(numbers)} |")
+    own = f"Ours: means of {seeds} trainings, ± their standard deviation." if seeds > 1 else "Ours: one training."
+    return "\n".join([*lines, "", own, *(f"- {goal}" for goal in goals(name, rows)), ""])
+
+
+def _shown(row: Row, column: str) -> str:
+    spread = row.get(f"{column}_sd")
+    return f"{row[column]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def goals(name: str, rows: Sequence[Row]) -> list[str]:
+    """Whether our best beats the simple methods, in a sentence each."""
+    of = {str(row["method"]): row for row in rows}
+    als, merged, u2i = (of[label] for label in ("ALS (64)", CHANNELS["merged"], CHANNELS["u2i"]))
+    asked = [
+        (f"{ours['method']} above {peer}", "recall", ours, of[peer]["recall"])
+        for ours, peers in ((merged, ("EASE", "ALS (64)")), (u2i, ("EASE",)))
+        for peer in peers
+    ]
+    if name in SKETCH:
+        asked.append((f"merged above the plain sequence tower ({SKETCH[name]:.3f})", "recall", merged, SKETCH[name]))
+    asked += [(f"{ours['method']}: coverage above ALS (64)", "coverage", ours, als["coverage"]) for ours in (u2i, merged)]
+    return [
+        f"{what}: {'yes' if ours[column] > other else 'no'} ({100 * (ours[column] / other - 1):+.0f} %)"
+        for what, column, ours, other in asked
+    ]
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)}; default: all")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each")
+    parser.add_argument("--out", type=Path, default=Path("docs/results.md"), help="Markdown file that takes the tables, between marks")
+    parser.add_argument("--json", type=Path, default=Path("bench/results/real_data.json"), help="file that takes the numbers")
+    a = parser.parse_args()
+    names = a.sets.split(",")
+    if unknown := [name for name in names if name not in SETS]:
+        parser.error(f"--sets: unknown {', '.join(unknown)}; known: {', '.join(SETS)}")
+    if missing := sorted({str(a.data / SETS[name].path) for name in names if not (a.data / SETS[name].path).exists()}):
+        parser.error(f"--data: not there: {', '.join(missing)}")
+    warnings.simplefilter("ignore", ParameterWarning)  # implicit's own weighting hands its fit another sparse format than it wants
+    for name in names:
+        rows = table_of(name, a.data, a.seeds)
+        text = markdown(name, rows, a.seeds)
+        print(f"\n{text}", flush=True)
+        known = json.loads(a.json.read_text()) if a.json.exists() else {}
+        a.json.write_text(json.dumps(known | {name: rows}, indent=1) + "\n")
+        a.out.write_text(between(a.out.read_text(), text, mark=f"real data {name}", where=str(a.out)))
+
+
+if __name__ == "__main__":
+    main()
