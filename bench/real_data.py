@@ -51,7 +51,7 @@ class DataSet:
 SETS = {
     "ml-100k": DataSet("MovieLens 100k", "ml-100k"),
     "shuffled": DataSet("MovieLens 100k, ratings of one second shuffled", "ml-100k", shuffled=True),
-    "ml-1m": DataSet("MovieLens 1M", "ml-1m"),
+    "ml-1m": DataSet("MovieLens 1M", "ml-1m", ("trainer.epochs=12",)),
     "beauty": DataSet(
         "Amazon Beauty",
         "amazon-beauty/Beauty.txt",

@@ -10,6 +10,7 @@ from conf import jobs
 from conf.command import request
 from conf.errors import EXIT_CODES, Fault, UsageError
 from conf.settings import load, packaged_names, to_yaml
+from spark_jobs.recipes import AUTO, RECIPES
 from spark_jobs.table_verbs import TABLE_VERBS
 from spark_jobs.verbs import Arguments, Verb, positive, verb
 
@@ -186,12 +187,13 @@ def _doctor(_: Arguments) -> int:
 def _init_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", required=True, metavar="PATH", help="a file or folder of raw clicks")
     parser.add_argument("--out", default="trichannel.yaml", metavar="FILE", help="where the settings go (default: trichannel.yaml)")
+    parser.add_argument("--recipe", choices=(AUTO, *RECIPES), default=AUTO, help="how to train (default: by the clicks an item has)")
 
 
 def _init(arguments: Arguments) -> int:
     from spark_jobs.init import init
 
-    init(arguments.source, arguments.out)
+    init(arguments.source, arguments.out, arguments.recipe)
     print(f"wrote {arguments.out}; read it, then: trichannel run --config {arguments.out}")
     return 0
 

@@ -14,19 +14,19 @@ from spark_jobs.log_columns import find_columns, last_day, quoted, survey, time_
 from spark_jobs.sniff import Table, attributes_file, lines, movielens_folder, sequence_file, tables_at
 
 ACTIVE = 20  # a median user with this many clicks can spare ten of them
-FEW_CLICKS = 10.0  # an item: below it a model learns users by heart before it learns tastes
 
 
 @dataclass
 class Finding:
-    """Settings as data, and what was found on the way, for the head of the file."""
+    """Settings as data, and what was found on the way, for the head of the file. clicks_an_item: on average; inf = many, not counted."""
 
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    clicks_an_item: float = math.inf
 
 
 def finding_at(path: str) -> Finding:
-    """What is at `path`, as settings: MovieLens, one user a line, or a click log in csv, JSON lines or Parquet; errors as `init`."""
+    """What is at `path`, as settings without a recipe: MovieLens, one user a line, or csv, JSON lines or Parquet; errors as `init`."""
     place = Path(path).expanduser().absolute()
     if place.exists() and (folder := movielens_folder(place)):
         finding = _movielens(folder)
@@ -49,7 +49,7 @@ def _movielens(folder: Path) -> Finding:
         log, separator = (folder / "u.data", "\t") if (folder / "u.data").is_file() else (folder / "ratings.dat", "::")
         stamps = [parts[3] for line in lines(log) if len(parts := line.split(separator)) == 4]
         source["default_ds"] = last_day(stamps, "epoch_s") or "2026-01-31"
-    settings = {"source": source, "split": {"kind": "last_k", "k": 5}, "cooc": {"category_field": "genres"}} | training_for(math.inf)
+    settings = {"source": source, "split": {"kind": "last_k", "k": 5}, "cooc": {"category_field": "genres"}}
     return Finding(settings | {"report": {"title_field": "title"}}, notes)
 
 
@@ -68,40 +68,13 @@ def _sequences(file: Path) -> Finding:
     for _, *clicked in (line.split() for line in lines(file) if line.strip()):
         counts.append(len(clicked))
         seen.update(clicked)
-    clicks_an_item = sum(counts) / max(len(seen), 1)
-    notes = [f"Found: one user a line, {len(counts):,} users, in order and without times.", *sparse_note(clicks_an_item)]
-    return Finding({"source": source, "split": split_for(counts)} | training_for(clicks_an_item), notes)
+    notes = [f"Found: one user a line, {len(counts):,} users, in order and without times."]
+    return Finding({"source": source, "split": split_for(counts)}, notes, sum(counts) / max(len(seen), 1))
 
 
 def split_for(clicks_of_users: Iterable[int]) -> dict[str, Any]:
     """last_k with five clicks held out where the median user has 20 or more, else with one."""
     return {"kind": "last_k", "k": 5 if statistics.median(clicks_of_users) >= ACTIVE else 1}
-
-
-def training_for(clicks_an_item: float) -> dict[str, Any]:
-    """MIC beside a sampled softmax, as in the packaged movielens.yaml; gentler where items have few clicks.
-
-    There contrast between users (uu), which tells them apart by what is theirs alone, ends with recall below that of the most popular
-    items within three epochs (measured on 75,000 grocery purchases of 21,000 products); so it is off, and dropout is high.
-    """
-    settings: dict[str, Any] = {
-        "base": {"loss": "sampled_softmax", "negatives": "mixed", "num_negatives": 512, "temperature": 0.1},
-        "objectives": {"mic": {"weight": 0.3}},
-        "model": {"history": 50},
-        "trainer": {"batch": 1024, "epochs": 20, "patience": 3, "optimizer": {"lr": 0.002}},
-    }
-    if clicks_an_item < FEW_CLICKS:
-        settings["objectives"]["mic"]["uu"] = 0
-        settings["model"]["dropout"] = 0.7
-        settings["trainer"]["optimizer"]["lr"] = 0.001
-    return settings
-
-
-def sparse_note(clicks_an_item: float) -> list[str]:
-    """What `training_for` did about few clicks, for the head of the file; [] where it did nothing."""
-    if clicks_an_item >= FEW_CLICKS:
-        return []
-    return [f"{clicks_an_item:.1f} clicks an item are few: no contrast between users (objectives.mic.uu), more dropout, a lower lr"]
 
 
 def _generic(place: Path) -> Finding:
@@ -110,7 +83,6 @@ def _generic(place: Path) -> Finding:
     columns = _columns_of(log)
     ts_format = time_format(log, columns.get("ts"))
     day, counts, num_items = survey(log, columns, ts_format)
-    clicks_an_item = sum(counts.values()) / max(num_items, 1)
     source: dict[str, Any] = {"kind": "generic", "path": str(log.path), "format": log.format, "separator": log.separator or ","}
     source |= {"columns": columns, "ts_format": ts_format} | ({"default_ds": day} if day else {})
     size = f"{sum(counts.values()):,} rows, {len(counts):,} users, {num_items:,} items"
@@ -121,8 +93,8 @@ def _generic(place: Path) -> Finding:
     fields = entities.settings["fields"]["item"]
     titles = [name for name, spec in fields.items() if spec["role"] == "text"]
     settings = {"source": source | entities.settings, "split": split_for(counts.values()), "cooc": {"category_field": category(fields)}}
-    settings |= training_for(clicks_an_item) | {"report": {"title_field": titles[0] if titles else None}}
-    return Finding(settings, notes + entities.notes + sparse_note(clicks_an_item))
+    settings |= {"report": {"title_field": titles[0] if titles else None}}
+    return Finding(settings, notes + entities.notes, sum(counts.values()) / max(num_items, 1))
 
 
 def _columns_of(log: Table) -> dict[str, str]:

@@ -7,12 +7,18 @@ from conf.errors import Fault, StorageError, UsageError
 from conf.settings import Settings, to_yaml
 from spark_jobs.findings import finding_at
 from spark_jobs.log_columns import quoted
+from spark_jobs.recipes import AUTO, RECIPES, chosen, notes
 
-SECTIONS = ("storage", "source", "split", "session", "cooc", "model", "base", "objectives", "trainer", "evaluation", "report")
+SECTIONS = (
+    *("storage", "source", "split", "session", "cooc", "samples", "model", "base", "objectives", "trainer"),
+    *("merge", "evaluation", "report"),
+)
 
 
-def init(path: str, out: str) -> str:
+def init(path: str, out: str, recipe: str = AUTO) -> str:
     """Write settings for the raw data at `path` (a file or folder) to the new file `out`, and return their text.
+
+    recipe: of RECIPES, or auto.
 
     Raises:
         UsageError: `out` is there already, or cannot be written. NotReadyError: nothing at `path`. BadDataError: it holds no table.
@@ -22,9 +28,11 @@ def init(path: str, out: str) -> str:
     if target.exists():
         raise UsageError(f"--out {out}", [Fault("the file is there already", fix="give another name, or remove it")])
     finding = finding_at(path)
-    settings = Settings.model_validate(finding.settings)
+    clicks = finding.clicks_an_item
+    settings = Settings.model_validate(finding.settings | RECIPES[chosen(recipe, clicks)](clicks))
     head = [f"Settings for {quoted(path)}, written by trichannel init. Read the guesses, then: trichannel run --config {quoted(out)}"]
-    text = "".join(f"# {line}\n" for line in [*head, *finding.notes]) + "\n" + without_generator(to_yaml(settings, only=SECTIONS))
+    text = "".join(f"# {line}\n" for line in [*head, *finding.notes, *notes(recipe, clicks)])
+    text += "\n" + without_generator(to_yaml(settings, only=SECTIONS))
     try:
         with target.open("x", encoding="utf-8") as stream:
             stream.write(text)

@@ -168,15 +168,30 @@ def test_roles_of_fields(name: str, values: list[object], role: tuple[str | None
     assert field_role(name, values) == role
 
 
-def test_few_clicks_an_item_are_trained_on_gently(tmp_path: Path) -> None:
-    for clicks, gentle in ((19, True), (20, False)):  # of two items
-        file = tmp_path / f"sequences{clicks}.txt"
-        file.write_text("".join(f"u{n} i1 i2\n" for n in range(8)) + "v" + " i1" * (clicks - 16) + "\n")
-        text = init(str(file), str(tmp_path / f"{clicks}.yaml"))
-        mic = load(str(tmp_path / f"{clicks}.yaml")).objectives.mic
-        assert mic is not None
-        assert (mic.uu == 0) is gentle
-        assert ("clicks an item are few" in text) is gentle
+@pytest.mark.parametrize(
+    ("clicks", "recipe", "encoder", "uu"),  # of two items
+    [(19, "auto", "dssm", 0), (20, "auto", "sasrec", None), (19, "sequential", "sasrec", None), (20, "contrastive", "dssm", 1)],
+)
+def test_the_recipe_goes_by_the_clicks_an_item_has(tmp_path: Path, clicks: int, recipe: str, encoder: str, uu: float | None) -> None:
+    file, out = tmp_path / "sequences.txt", tmp_path / "out.yaml"
+    file.write_text("".join(f"u{n} i1 i2\n" for n in range(8)) + "v" + " i1" * (clicks - 16) + "\n")
+    text = init(str(file), str(out), recipe)
+    settings = load(str(out))
+    mic = settings.objectives.mic
+    assert (settings.model.encoder, mic and mic.uu) == (encoder, uu)
+    assert ("clicks an item are few" in text) is (clicks == 19)
+
+
+def test_a_recipe_is_the_packaged_one(tmp_path: Path) -> None:
+    """What is drafted for many clicks is sequential.yaml, and for the fields movielens.yaml, but for the data."""
+    file = tmp_path / "sequences.txt"
+    file.write_text("".join(f"u{n} i1 i2\n" for n in range(30)) + "v i1\n")
+    for recipe, name in (("sequential", "sequential"), ("contrastive", "movielens")):
+        out = str(tmp_path / f"{recipe}.yaml")
+        init(str(file), out, recipe)
+        drafted, packaged = load(out), load(name)
+        for section in ("samples", "model", "base", "objectives", "trainer", "merge"):
+            assert getattr(drafted, section) == getattr(packaged, section), section
 
 
 def test_faults(tmp_path: Path) -> None:
