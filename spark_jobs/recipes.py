@@ -27,6 +27,7 @@ def contrastive(clicks_an_item: float) -> dict[str, Any]:
         "objectives": {"mic": {"weight": 0.3}},
         "model": {"history": 50},
         "trainer": {"batch": 1024, "epochs": 20, "patience": 3, "optimizer": {"lr": 0.002}},
+        "merge": sequential(clicks_an_item)["merge"],
     }
     if clicks_an_item < FEW_CLICKS:
         settings["objectives"]["mic"]["uu"] = 0

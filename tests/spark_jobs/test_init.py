@@ -183,15 +183,16 @@ def test_the_recipe_goes_by_the_clicks_an_item_has(tmp_path: Path, clicks: int, 
 
 
 def test_a_recipe_is_the_packaged_one(tmp_path: Path) -> None:
-    """What is drafted for many clicks is sequential.yaml, and for the fields movielens.yaml, but for the data."""
+    """What is drafted for many clicks is sequential.yaml, and for the fields movielens.yaml with the merge of the other."""
     file = tmp_path / "sequences.txt"
     file.write_text("".join(f"u{n} i1 i2\n" for n in range(30)) + "v i1\n")
     for recipe, name in (("sequential", "sequential"), ("contrastive", "movielens")):
         out = str(tmp_path / f"{recipe}.yaml")
         init(str(file), out, recipe)
         drafted, packaged = load(out), load(name)
-        for section in ("samples", "model", "base", "objectives", "trainer", "merge"):
+        for section in ("samples", "model", "base", "objectives", "trainer"):
             assert getattr(drafted, section) == getattr(packaged, section), section
+        assert drafted.merge == load("sequential").merge
 
 
 def test_faults(tmp_path: Path) -> None:
