@@ -73,6 +73,8 @@ def settings_of(name: str, data: Path, seed: int) -> tuple[str, ...]:
 def _shuffled(folder: Path) -> Path:
     """A copy of MovieLens 100k whose ratings stand in a random order, always the same one."""
     made = ROOT / "shuffled"
+    if (made / "u.data").exists():
+        return made
     made.mkdir(parents=True, exist_ok=True)
     for name in ("u.item", "u.user"):
         (made / name).write_bytes((folder / name).read_bytes())

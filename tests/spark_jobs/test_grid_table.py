@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from spark_jobs.grid_files import between
-from spark_jobs.grid_scores import Gain, gain_of_one, gain_over_seeds, gain_over_users, number, per_user
+from spark_jobs.grid_scores import Gain, Scores, gain_of_one, gain_over_seeds, gain_over_users, number, per_user
 from spark_jobs.grid_table import is_told, lines_of, markdown, words_of
 from spark_jobs.grids import GRIDS
 from spark_jobs.grids.layout import Cell, Column, Grid
@@ -108,6 +108,33 @@ def test_seeds_are_compared_by_welch_and_spread_is_their_standard_deviation():
     assert (gain.over, gain.count) == ("seeds", 3)
     assert any("Welch" in word for word in words)
     assert "Of 2 gains 1 are told from 0 and above it, 0 below (Holm); 0 cannot be told from 0, and 1 have no interval." in words
+
+
+def test_a_slice_that_nobody_is_in_has_no_number_and_no_gain():
+    tail = Column("Recall@20, tail", "recall", 20, "item popularity=tail")
+    grid = replace(SMALL, columns=(RECALL, tail), published={})
+
+    def scores(recall: float, **tails: float) -> Scores:
+        return Scores(None, {("u2i", "recall", 20, "all"): recall} | {("u2i", *tail.key): value for value in tails.values()}, 3)
+
+    found = {
+        ("x", 1): scores(0.1, tail=0.02),
+        ("x", 2): scores(0.2, tail=0.04),
+        ("x-mic", 1): scores(0.2, tail=0.06),
+        ("x-mic", 2): scores(0.3),
+    }
+    lines = lines_of(grid, found, [1, 2], {}, None)
+    assert [one and one.mean for one in lines[0].numbers] == pytest.approx([0.15, 0.03])
+    assert lines[1].numbers[1] is lines[1].gains[1] is None
+    assert lines[1].gains[0].percent == pytest.approx(100 * (0.25 / 0.15 - 1))
+    assert "–" in markdown(grid, lines, words_of(grid, lines, found, [1, 2], None), heading="H", facts="F.")
+
+
+def test_the_papers_own_gains_stand_below_the_parts():
+    """By hand from their tables: 10.819 over 9.659 and 6.459 over 5.742; 0.1967 over 0.1872 and 0.2911 over 0.2748."""
+    mic, micrec = GRIDS["parts"].notes[-2:]
+    assert "Recall@50 U2I +12.0 and +12.5; " in mic
+    assert "HIT@50 features +5.1 and +5.9; " in micrec
 
 
 def test_only_seeds_that_both_have_finished_are_compared():
