@@ -103,18 +103,19 @@ def day_of(settings: Sequence[str]) -> Request:
 
 
 def reached(own: Request) -> dict[str, Row]:
-    """Channel -> its numbers and the seconds of training and of retrieval."""
-    seconds = {"fit_s": seconds_taken(own, ["train"]), "lists_s": seconds_taken(own, SEARCH)}
+    """Channel -> its numbers and the seconds of training and of retrieval, which is that of all channels; ItemCF is not trained."""
+    train, search = seconds_taken(own, ["train"]), seconds_taken(own, SEARCH)
     rows = {str(row["method"]).removeprefix("day: "): row for row in published(own, AT)}
-    return {channel: {**rows[channel], **seconds} for channel in CHANNELS if channel in rows}
+    seconds = {channel: {"fit_s": None if channel == "itemcf" else train, "lists_s": search} for channel in CHANNELS}
+    return {channel: {**rows[channel], **seconds[channel]} for channel in CHANNELS if channel in rows}
 
 
 def over_seeds(days: Sequence[Mapping[str, Row]], channel: str) -> Row:
     """Means over trainings, and their standard deviations as <name>_sd; of one training None."""
     row: dict[str, Any] = {"method": CHANNELS[channel], "seeds": len(days)}
     for name in (*NUMBERS, "fit_s", "lists_s"):
-        values = [day[channel][name] for day in days]
-        row |= {name: fmean(values), f"{name}_sd": stdev(values) if len(values) > 1 else None}
+        values = [value for day in days if (value := day[channel][name]) is not None]
+        row |= {name: fmean(values) if values else None, f"{name}_sd": stdev(values) if len(values) > 1 else None}
     return row
 
 
@@ -136,15 +137,19 @@ def markdown(name: str, rows: Sequence[Row], seeds: int) -> str:
     head = [f"Recall@{AT}", f"HR@{AT}", f"NDCG@{AT}", f"coverage@{AT}", "training s", "retrieval s"]
     lines = [f"### {SETS[name].title}", "", f"| | {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        numbers = [_shown(row, column) for column in NUMBERS] + [f"{row[column]:,.0f}" for column in ("fit_s", "lists_s")]
+        numbers = [_shown(row, column) for column in NUMBERS] + [_seconds(row[column]) for column in ("fit_s", "lists_s")]
         lines.append(f"| {row['method']} | {' | '.join(numbers)} |")
     own = f"Ours: means of {seeds} trainings, ± their standard deviation." if seeds > 1 else "Ours: one training."
-    return "\n".join([*lines, "", own, *(f"- {goal}" for goal in goals(name, rows)), ""])
+    return "\n".join([*lines, "", own, "", *(f"- {goal}" for goal in goals(name, rows)), ""])
 
 
 def _shown(row: Row, column: str) -> str:
     spread = row.get(f"{column}_sd")
     return f"{row[column]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def goals(name: str, rows: Sequence[Row]) -> list[str]:
