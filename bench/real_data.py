@@ -2,10 +2,12 @@
 
     make results DATA=path/to/data [SETS=ml-100k,ml-1m,beauty] [SEEDS=3]
 
-DATA holds the folders as published: ml-100k, ml-1m, and amazon-beauty with Beauty.txt, one user a line. Each training is a whole day by
-`trichannel run --config sequential` under data/results, with all but the held-out clicks learned from (split.refit); a day that is up to
-date is not run again. The baselines of bench/strong_baselines.py read the rows of the first of these days. In the set "shuffled" lines of
-the log stand in a random order, and with them ratings of one second, which in the log may tell in which order the site listed films.
+DATA holds the folders as published: ml-100k, ml-1m, completejourney, and amazon-beauty with Beauty.txt, one user a line. Each training is
+a whole day by `trichannel run` under data/results, with all but the held-out clicks learned from (split.refit); a day that is up to date
+is not run again. The baselines of bench/strong_baselines.py read the rows of the first of these days. In the set "shuffled" lines of the
+log stand in a random order, and with them ratings of one second, which in the log may tell in which order the site listed films. The sets
+"few" (2,100 users of Amazon Beauty) and "journey" show what holds where items have few clicks: by the settings that `trichannel init`
+drafts for them.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -27,6 +29,7 @@ from strong_baselines import METHODS, SHOWN, measure, published, read_day
 from conf.command import Request, add_arguments, request
 from spark_jobs.grid import seconds_taken
 from spark_jobs.grid_files import between
+from spark_jobs.init import init
 
 ROOT = Path("data/results")
 AT = 50
@@ -40,58 +43,78 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DataSet:
-    """title: for people. path: of its files under DATA. given: settings of the log beyond the recipe's own. shuffled: its lines are."""
+    """title: for people. path: of its files under DATA. given: settings of the log beyond the recipe's own. made: what is read in place
+    of these files, from them and a folder for it. drafted: by settings of `trichannel init`, else by sequential.yaml."""
 
     title: str
     path: str
     given: tuple[str, ...] = ()
-    shuffled: bool = False
+    made: Callable[[Path, Path], Path] | None = None
+    drafted: bool = False
+
+
+def shuffled(folder: Path, target: Path) -> Path:
+    """A copy of MovieLens 100k whose ratings stand in a random order, always the same one."""
+    for name in ("u.item", "u.user"):
+        _write(target / name, (folder / name).read_bytes())
+    _write(target / "u.data", b"".join(_drawn(folder / "u.data")))
+    return target
+
+
+def few_users(file: Path, target: Path) -> Path:
+    """2,100 users of a log of one user a line, always the same ones."""
+    made = target / "sequences.txt"
+    _write(made, b"".join(_drawn(file)[:2100]))
+    return made
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Not where it is there already: a day is up to date while its files stay as they are."""
+    if not file.exists() or file.read_bytes() != data:
+        file.write_bytes(data)
+
+
+def _drawn(file: Path) -> list[bytes]:
+    lines = file.read_bytes().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    return lines
 
 
 SETS = {
     "ml-100k": DataSet("MovieLens 100k", "ml-100k"),
-    "shuffled": DataSet("MovieLens 100k, ratings of one second shuffled", "ml-100k", shuffled=True),
+    "shuffled": DataSet("MovieLens 100k, ratings of one second shuffled", "ml-100k", made=shuffled),
     "ml-1m": DataSet("MovieLens 1M", "ml-1m", ("trainer.epochs=12",)),
     "beauty": DataSet(
         "Amazon Beauty",
         "amazon-beauty/Beauty.txt",
         ("source.kind=sequences", "split.k=1", "cooc.category_field=null", "evaluation.max_users=30000"),
     ),
+    "few": DataSet("Amazon Beauty, 2,100 users", "amazon-beauty/Beauty.txt", ("split.k=1",), made=few_users, drafted=True),
+    "journey": DataSet("Complete Journey", "completejourney", drafted=True),
 }
 
 
 # ---- the days --------------------------------------------------------------------------------------------------------
 
 
-def settings_of(name: str, data: Path, seed: int) -> tuple[str, ...]:
-    """--set of one training."""
-    chosen = SETS[name]
-    path = _shuffled(data / chosen.path) if chosen.shuffled else data / chosen.path
-    return (*RECIPE, *chosen.given, f"source.path={path}", f"storage.root={ROOT}/{name}-{seed}", f"trainer.seed={seed}")
+def options_of(name: str, data: Path, seed: int) -> list[str]:
+    """The options that a day of one training is run and read with."""
+    chosen, folder = SETS[name], ROOT / name
+    path = data / chosen.path
+    folder.mkdir(parents=True, exist_ok=True)
+    if chosen.made:
+        path = chosen.made(path, folder)
+    config, source = "sequential", (f"source.path={path}",)
+    if chosen.drafted:
+        config, source = f"{folder}.yaml", ()
+        if not Path(config).exists():
+            init(str(path), config)
+    settings = (*RECIPE, *chosen.given, *source, f"storage.root={ROOT}/{name}-{seed}", f"trainer.seed={seed}")
+    return ["--config", config, *(word for one in settings for word in ("--set", one))]
 
 
-def _shuffled(folder: Path) -> Path:
-    """A copy of MovieLens 100k whose ratings stand in a random order, always the same one."""
-    made = ROOT / "shuffled"
-    if (made / "u.data").exists():
-        return made
-    made.mkdir(parents=True, exist_ok=True)
-    for name in ("u.item", "u.user"):
-        (made / name).write_bytes((folder / name).read_bytes())
-    lines = (folder / "u.data").read_bytes().splitlines(keepends=True)
-    random.Random(0).shuffle(lines)
-    (made / "u.data").write_bytes(b"".join(lines))
-    return made
-
-
-def command(settings: Sequence[str]) -> list[str]:
-    """The options that a day is run and read with."""
-    return ["--config", "sequential", *(word for one in settings for word in ("--set", one))]
-
-
-def day_of(settings: Sequence[str]) -> Request:
+def day_of(options: Sequence[str]) -> Request:
     """The day, run where it is not up to date."""
-    options = command(settings)
     print(f"\ntrichannel run {shlex.join(options)}", flush=True)
     subprocess.run([sys.executable, "-m", "spark_jobs.cli", "run", *options], check=True)
     parser = argparse.ArgumentParser()
@@ -121,7 +144,7 @@ def over_seeds(days: Sequence[Mapping[str, Row]], channel: str) -> Row:
 
 def table_of(name: str, data: Path, seeds: int) -> list[Row]:
     """The lines of one data set: the simple methods, then our channels."""
-    days = [day_of(settings_of(name, data, seed)) for seed in range(1, seeds + 1)]
+    days = [day_of(options_of(name, data, seed)) for seed in range(1, seeds + 1)]
     first = days[0]
     day = read_day(first, "test")
     rows: list[Row] = [measure(method, day, seen=True, num=AT, seed=1) for method in METHODS]

@@ -88,6 +88,10 @@ def most_pop(clicked: Any, seed: int) -> Scorer:
 
 def ease(clicked: Any, seed: int) -> Scorer:
     """What the user clicked, times the item-item weights that best rebuild all clicks with a zero diagonal; Steck 2019, eq. 8."""
+    return _ease_of_users(clicked) if clicked.shape[0] < clicked.shape[1] else _ease_of_items(clicked)
+
+
+def _ease_of_items(clicked: Any) -> Scorer:
     gram = (clicked.T @ clicked).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += LAMBDA
     inverse = np.linalg.inv(gram)
@@ -95,6 +99,24 @@ def ease(clicked: Any, seed: int) -> Scorer:
     np.fill_diagonal(weights, 0)
     of_items = weights.astype(np.float32)
     return lambda users: clicked[users] @ of_items
+
+
+def _ease_of_users(clicked: Any) -> Scorer:
+    """The same with a matrix of users inverted in place of one of items: (X'X + lI)^-1 = (I - X' (XX' + lI)^-1 X) / l, Woodbury."""
+    clicked = clicked.astype(np.float64)
+    gram = (clicked @ clicked.T).toarray()
+    gram[np.diag_indices_from(gram)] += LAMBDA
+    inverse = np.linalg.inv(gram)
+    columns = clicked.tocsc()
+    parts = [columns[:, start : start + BLOCK].toarray() for start in range(0, columns.shape[1], BLOCK)]
+    left_I = np.concatenate([1 - ((inverse @ part) * part).sum(axis=0) for part in parts])  # l times the diagonal
+
+    def scores(users: npt.NDArray[np.int64]) -> Floats:
+        own = clicked[users]
+        rebuilt = own.toarray() - (columns.T @ ((own @ clicked.T) @ inverse).T).T
+        return np.asarray(own.toarray() - rebuilt / left_I, np.float32)
+
+    return scores
 
 
 def neighbours(make: Callable[[], Any]) -> Callable[[Any, int], Scorer]:

@@ -10,6 +10,7 @@ from typing import Any
 from conf.errors import Fault, SchemaError
 from conf.fields import Side
 from spark_jobs.entity_fields import category, choose_fields, depends_on, entity_table, published
+from spark_jobs.last_clicks import Found, LastClicks
 from spark_jobs.log_columns import find_columns, last_day, quoted, survey, time_format
 from spark_jobs.sniff import Table, attributes_file, lines, movielens_folder, sequence_file, tables_at
 
@@ -18,11 +19,13 @@ ACTIVE = 20  # a median user with this many clicks can spare ten of them
 
 @dataclass
 class Finding:
-    """Settings as data, and what was found on the way, for the head of the file. clicks_an_item: on average; inf = many, not counted."""
+    """Settings as data, and what was found on the way, for the head of the file. clicks_an_item: on average; inf = many, not counted.
+    last_clicks: what tells of them; None = not looked at."""
 
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     clicks_an_item: float = math.inf
+    last_clicks: Found | None = None
 
 
 def finding_at(path: str) -> Finding:
@@ -65,11 +68,13 @@ def _sequences(file: Path) -> Finding:
         source["fields"] = {"user": {}, "item": {}}
     counts: list[int] = []
     seen: set[str] = set()
-    for _, *clicked in (line.split() for line in lines(file) if line.strip()):
+    clicks = LastClicks()
+    for user, *clicked in (line.split() for line in lines(file) if line.strip()):
         counts.append(len(clicked))
         seen.update(clicked)
+        clicks.add((user, item, 0.0) for item in clicked)
     notes = [f"Found: one user a line, {len(counts):,} users, in order and without times."]
-    return Finding({"source": source, "split": split_for(counts)}, notes, sum(counts) / max(len(seen), 1))
+    return Finding({"source": source, "split": split_for(counts)}, notes, sum(counts) / max(len(seen), 1), clicks.found())
 
 
 def split_for(clicks_of_users: Iterable[int]) -> dict[str, Any]:
@@ -82,19 +87,24 @@ def _generic(place: Path) -> Finding:
     log = tables[0] if place.is_file() else max(tables, key=_log_score)
     columns = _columns_of(log)
     ts_format = time_format(log, columns.get("ts"))
-    day, counts, num_items = survey(log, columns, ts_format)
+    seen = survey(log, columns, ts_format)
+    num_clicks, num_items = seen.counts.total(), max(seen.num_items, 1)
     source: dict[str, Any] = {"kind": "generic", "path": str(log.path), "format": log.format, "separator": log.separator or ","}
-    source |= {"columns": columns, "ts_format": ts_format} | ({"default_ds": day} if day else {})
-    size = f"{sum(counts.values()):,} rows, {len(counts):,} users, {num_items:,} items"
+    source |= {"columns": columns, "ts_format": ts_format} | ({"default_ds": seen.last_day} if seen.last_day else {})
+    size = f"{num_clicks:,} rows, {len(seen.counts):,} users, {seen.num_items:,} items"
     notes = [f"Found: {quoted(log.path.name)}, {log.format}, {size}."]
     notes += [f"  {role}: {quoted(name)}" for role, name in columns.items()]
     notes += [] if "ts" in columns else ["  no times: the order of the rows counts"]
     entities = _entities(tables, log, columns, ts_format)
     fields = entities.settings["fields"]["item"]
     titles = [name for name, spec in fields.items() if spec["role"] == "text"]
-    settings = {"source": source | entities.settings, "split": split_for(counts.values()), "cooc": {"category_field": category(fields)}}
+    settings = {
+        "source": source | entities.settings,
+        "split": split_for(seen.counts.values()),
+        "cooc": {"category_field": category(fields)},
+    }
     settings |= {"report": {"title_field": titles[0] if titles else None}}
-    return Finding(settings, notes + entities.notes, sum(counts.values()) / max(num_items, 1))
+    return Finding(settings, notes + entities.notes, num_clicks / num_items, seen.last_clicks)
 
 
 def _columns_of(log: Table) -> dict[str, str]:

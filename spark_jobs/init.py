@@ -28,10 +28,9 @@ def init(path: str, out: str, recipe: str = AUTO) -> str:
     if target.exists():
         raise UsageError(f"--out {out}", [Fault("the file is there already", fix="give another name, or remove it")])
     finding = finding_at(path)
-    clicks = finding.clicks_an_item
-    settings = Settings.model_validate(finding.settings | RECIPES[chosen(recipe, clicks)](clicks))
+    settings = Settings.model_validate(finding.settings | RECIPES[chosen(recipe, finding)](finding))
     head = [f"Settings for {quoted(path)}, written by trichannel init. Read the guesses, then: trichannel run --config {quoted(out)}"]
-    text = "".join(f"# {line}\n" for line in [*head, *finding.notes, *notes(recipe, clicks)])
+    text = "".join(f"# {line}\n" for line in [*head, *finding.notes, *notes(recipe, finding)])
     text += "\n" + without_generator(to_yaml(settings, only=SECTIONS))
     try:
         with target.open("x", encoding="utf-8") as stream:

@@ -5,9 +5,11 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from conf.errors import BadDataError, Fault
+from spark_jobs.last_clicks import Found, LastClicks
 from spark_jobs.sniff import Table, present
 from spark_jobs.sources.guess import ORDER_WORDS, PATTERNS, best_column, guess_ts_format, tokens
 from spark_jobs.sources.raw import FIRST_TS, LAST_TS
@@ -73,9 +75,20 @@ def time_format(log: Table, column: str | None) -> str:
     return (format_of_times(present(log.sample[column])) if column else None) or "order"
 
 
-def survey(log: Table, columns: dict[str, str], ts_format: str) -> tuple[str | None, Counter[str], int]:
-    """The last day of the log (None without a clock), the clicks of every user, and the number of items, over all rows."""
+@dataclass(frozen=True)
+class Survey:
+    """What all rows of a log say. last_day: None without a clock. counts: user -> clicks."""
+
+    last_day: str | None
+    counts: Counter[str]
+    num_items: int
+    last_clicks: Found
+
+
+def survey(log: Table, columns: dict[str, str], ts_format: str) -> Survey:
+    """One pass over all rows."""
     counts: Counter[str] = Counter()
+    clicks = LastClicks()
     items: set[str] = set()
     last: str | None = None
     names = [columns["user_key"], columns["item_key"]] + ([columns["ts"]] if ts_format != "order" else [])
@@ -83,11 +96,18 @@ def survey(log: Table, columns: dict[str, str], ts_format: str) -> tuple[str | N
     while chunk := list(itertools.islice(rows, 100_000)):
         counts.update(str(row[0]) for row in chunk if row[0] is not None)
         items.update(str(row[1]) for row in chunk if row[1] is not None)
+        clicks.add(_placed(row, ts_format) for row in chunk if row[0] is not None and row[1] is not None)
         if ts_format != "order":
             last = max(filter(None, (last, last_day([row[2] for row in chunk], ts_format))), default=None)
     if not counts:
         raise BadDataError(f"--from {log.path}", [Fault(f"column {quoted(columns['user_key'])} holds no value")])
-    return last, counts, len(items)
+    return Survey(last, counts, len(items), clicks.found())
+
+
+def _placed(row: Sequence[Any], ts_format: str) -> tuple[str, str, float]:
+    """User, item and moment; a click without a time stands first."""
+    seconds = _seconds(row[2], ts_format) if ts_format != "order" and row[2] is not None else None
+    return str(row[0]), str(row[1]), seconds or 0.0
 
 
 def last_day(values: Iterable[Any], ts_format: str) -> str | None:

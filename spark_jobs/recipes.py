@@ -5,18 +5,28 @@ from math import isfinite
 from typing import Any, Final
 
 from conf.settings import load
+from spark_jobs.findings import Finding
 
 FEW_CLICKS: Final = 10.0  # an item: below it a model learns users by heart before it learns tastes
 AUTO: Final = "auto"
 TRAINED: Final = ("samples", "model", "base", "objectives", "trainer", "merge")  # sections that make up a recipe
 
 
-def sequential(clicks_an_item: float) -> dict[str, Any]:
-    """The packaged sequential.yaml: a tower over the sequence of item ids, with a loss at every click."""
-    return {name: values for name, values in load("sequential").model_dump(exclude_unset=True).items() if name in TRAINED}
+def sequential(finding: Finding) -> dict[str, Any]:
+    """The packaged sequential.yaml: a tower over the sequence of item ids, with a loss at every click; more dropout where items have few
+    clicks.
+
+    Of a catalogue with items that nobody clicked it takes those with clicks: all others would share the vector of unknown ids.
+    """
+    settings = {name: values for name, values in load("sequential").model_dump(exclude_unset=True).items() if name in TRAINED}
+    if few(finding):
+        settings["model"]["dropout"] = 0.5
+    if "items" in finding.settings["source"]:
+        settings["source"] = finding.settings["source"] | {"catalogue": "clicked"}
+    return settings
 
 
-def contrastive(clicks_an_item: float) -> dict[str, Any]:
+def contrastive(finding: Finding) -> dict[str, Any]:
     """MIC beside a sampled softmax over all fields, as in the packaged movielens.yaml; gentler where items have few clicks.
 
     There contrast between users (uu), which tells them apart by what is theirs alone, ends with recall below that of the most popular
@@ -27,29 +37,44 @@ def contrastive(clicks_an_item: float) -> dict[str, Any]:
         "objectives": {"mic": {"weight": 0.3}},
         "model": {"history": 50},
         "trainer": {"batch": 1024, "epochs": 20, "patience": 3, "optimizer": {"lr": 0.002}},
-        "merge": sequential(clicks_an_item)["merge"],
+        "merge": sequential(finding)["merge"],
     }
-    if clicks_an_item < FEW_CLICKS:
+    if few(finding):
         settings["objectives"]["mic"]["uu"] = 0
         settings["model"]["dropout"] = 0.7
         settings["trainer"]["optimizer"]["lr"] = 0.001
     return settings
 
 
-RECIPES: Final[Mapping[str, Callable[[float], dict[str, Any]]]] = {"sequential": sequential, "contrastive": contrastive}
+RECIPES: Final[Mapping[str, Callable[[Finding], dict[str, Any]]]] = {"sequential": sequential, "contrastive": contrastive}
 
 
-def chosen(recipe: str, clicks_an_item: float) -> str:
-    """The recipe's name; auto is `sequential`, but `contrastive` for items of few clicks, whose ids alone say too little."""
-    return recipe if recipe != AUTO else "contrastive" if clicks_an_item < FEW_CLICKS else "sequential"
+def few(finding: Finding) -> bool:
+    """Whether items have few clicks."""
+    return finding.clicks_an_item < FEW_CLICKS
 
 
-def notes(recipe: str, clicks_an_item: float) -> list[str]:
+def chosen(recipe: str, finding: Finding) -> str:
+    """The recipe's name. auto is `sequential`; but `contrastive` where items have few clicks and what is clicked together tells no more
+    of users' last clicks than what most people click: there ids alone say too little."""
+    told = finding.last_clicks
+    alike = told is not None and told.together <= told.popular
+    return recipe if recipe != AUTO else "contrastive" if few(finding) and alike else "sequential"
+
+
+def notes(recipe: str, finding: Finding) -> list[str]:
     """What the recipe does and why, for the head of the file."""
-    few = clicks_an_item < FEW_CLICKS
-    why = f" ({clicks_an_item:.1f} clicks an item{' are few' if few else ''})" if isfinite(clicks_an_item) else ""
-    if chosen(recipe, clicks_an_item) == "sequential":
+    reasons = []
+    if isfinite(finding.clicks_an_item):
+        reasons.append(f"{finding.clicks_an_item:.1f} clicks an item{' are few' if few(finding) else ''}")
+    if told := finding.last_clicks:
+        found = f"{told.together:.1%} are found by what was clicked together, {told.popular:.1%} by popularity"
+        reasons.append(f"of {told.users:,} last clicks, in 50 items, {found}")
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    name = chosen(recipe, finding)
+    if name == "sequential":
         said = f"Recipe sequential{why}: items by their ids in the order of clicks, no fields of users or items"
-        return [f"{said}; for the fields and for MIC: --recipe contrastive"]
-    gentle = "; no contrast between users (objectives.mic.uu), more dropout, a lower lr" if few else ""
+        gentle = "; more dropout" if few(finding) else ""
+        return [f"{said}{gentle}; for the fields and for MIC: --recipe contrastive"]
+    gentle = "; no contrast between users (objectives.mic.uu), more dropout, a lower lr" if few(finding) else ""
     return [f"Recipe contrastive{why}: all fields, MIC beside a sampled softmax{gentle}"]

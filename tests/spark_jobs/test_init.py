@@ -169,17 +169,48 @@ def test_roles_of_fields(name: str, values: list[object], role: tuple[str | None
 
 
 @pytest.mark.parametrize(
-    ("clicks", "recipe", "encoder", "uu"),  # of two items
-    [(19, "auto", "dssm", 0), (20, "auto", "sasrec", None), (19, "sequential", "sasrec", None), (20, "contrastive", "dssm", 1)],
+    ("clicks", "recipe", "encoder", "uu", "dropout"),  # of two items
+    [
+        (19, "auto", "dssm", 0, 0.7),
+        (20, "auto", "sasrec", None, 0.2),
+        (19, "sequential", "sasrec", None, 0.5),
+        (20, "contrastive", "dssm", 1, 0.2),
+    ],
 )
-def test_the_recipe_goes_by_the_clicks_an_item_has(tmp_path: Path, clicks: int, recipe: str, encoder: str, uu: float | None) -> None:
+def test_the_recipe_goes_by_the_clicks_an_item_has(
+    tmp_path: Path, clicks: int, recipe: str, encoder: str, uu: float | None, dropout: float
+) -> None:
+    """Both items are among 50 in either way, so that the last clicks say nothing for what goes together."""
     file, out = tmp_path / "sequences.txt", tmp_path / "out.yaml"
     file.write_text("".join(f"u{n} i1 i2\n" for n in range(8)) + "v" + " i1" * (clicks - 16) + "\n")
     text = init(str(file), str(out), recipe)
     settings = load(str(out))
     mic = settings.objectives.mic
-    assert (settings.model.encoder, mic and mic.uu) == (encoder, uu)
+    assert (settings.model.encoder, mic and mic.uu, settings.model.dropout) == (encoder, uu, dropout)
     assert ("clicks an item are few" in text) is (clicks == 19)
+
+
+def test_where_items_have_few_clicks_the_recipe_goes_by_what_tells_of_last_clicks(tmp_path: Path) -> None:
+    """60 threes of items, where who clicked two clicks the third; and ten items that are known to all, beside 240 clicked once."""
+    threes = [f"u{n},{item}{n % 60},{NOON + (place + n // 60) % 3}" for n in range(180) for place, item in enumerate("abc")]
+    known = [
+        f"u{n},{item},{NOON + place}" for n in range(240) for place, item in enumerate([f"c{n}", f"k{n % 10}"][:: 1 if n < 180 else -1])
+    ]
+    told = {"sasrec": "180 last clicks, in 50 items, 100.0% are found by what was clicked together, 28.1% by popularity"}
+    told["dssm"] = "240 last clicks, in 50 items, 0.0% are found by what was clicked together, 75.0% by popularity"
+    for rows, encoder in ((threes, "sasrec"), (known, "dssm")):
+        log, out = csv_file(tmp_path / encoder / "log.csv", "user_id,item_id,ts", rows), str(tmp_path / f"{encoder}.yaml")
+        text = init(str(log), out)
+        assert load(out).model.encoder == encoder
+        assert told[encoder] in text
+
+
+def test_items_that_nobody_clicked_are_left_out_where_ids_are_all_that_is_seen(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "shop")
+    for recipe, catalogue in (("sequential", "clicked"), ("contrastive", "all")):
+        out = str(tmp_path / f"{recipe}.yaml")
+        init(str(folder), out, recipe)
+        assert load(out).source.catalogue == catalogue
 
 
 def test_a_recipe_is_the_packaged_one(tmp_path: Path) -> None:
