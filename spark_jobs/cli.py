@@ -104,7 +104,7 @@ def _sweep(arguments: Arguments) -> int:
 
 
 def _grid_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="mic_table2, mic_table3, micrec_table2, micrec_table4 or micrec_fig3")
+    parser.add_argument("name", help="mic_table2, mic_table3, micrec_table2, micrec_table4, micrec_fig3 or parts")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each cell, from trainer.seed on (default: 3)")
     parser.add_argument("--budget", default="60m", metavar="TIME", help="no further cell starts after it: 90s, 60m, 1.5h (default: 60m)")
     parser.add_argument("--out", metavar="FILE", help="a Markdown file whose part between the grid's marks is replaced, or that gets it")

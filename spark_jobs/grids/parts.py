@@ -21,8 +21,11 @@ SHARED: Final[Mapping[str, Any]] = {
     "evaluation.max_clicks": 0,
     "evaluation.slices.activity": [FEW],
 }
+_MINING: Final = {"mining.positives": 1, "mining.hard_negatives": 8}
 BASE: Final = mic.plain("dssm", "DSSM", "dssm", {})
-MIC: Final = mic.with_mic(BASE, "ui uu ii", "DSSM + MIC")
+_MIC: Final = mic.with_mic(BASE, "ui uu ii", "DSSM + MIC")
+MIC: Final = replace(_MIC, fixed={**_MIC.fixed, "mining": None})
+MINED: Final = replace(_MIC, name="dssm-mic-mined", label="DSSM + MIC, mined", fixed={**_MIC.fixed, **_MINING})
 BOTH: Final = replace(micrec.with_micrec(MIC, "fea sem sess", "DSSM + MIC + MicRec"), base=BASE.name)
 
 
@@ -53,6 +56,7 @@ PARTS: Final = Grid(
     cells=(
         BASE,
         MIC,
+        MINED,
         micrec.with_micrec(BASE, "fea", "DSSM + features"),
         micrec.with_micrec(BASE, "sem", "DSSM + content"),
         micrec.with_micrec(BASE, "sess", "DSSM + sessions"),
@@ -73,6 +77,7 @@ PARTS: Final = Grid(
     digits=2,
     notes=(
         "The merged list takes as many places from each of the three channels.",
+        "Mined: with neighbours as positives and hard negatives by k-means++ from the second epoch on, by the defaults of `mining`.",
         "Tail items are those below the 0.8 quantile of train clicks (evaluation.slices.tail); their Recall@50 is of clicks on them alone.",
         f"Users below {FEW} have fewer train clicks than that.",
         f"MIC's paper, DSSM + MIC over DSSM, Amazon Books and Taobao, in percent: Recall@50 {_of_mic(3)}; HR@50 {_of_mic(5)}.",
