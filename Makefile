@@ -14,7 +14,7 @@ DAY ?= 20
 CHANNELS ?= u2i
 ITEMS ?= 1000000
 CONFIG ?= demo
-SETS ?= ml-100k,shuffled,ml-1m,beauty
+SETS ?= ml-100k,shuffled,ml-1m,beauty,few,journey
 SEEDS ?= 3
 SPLIT ?= test
 recbole = recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf absl-py
@@ -83,7 +83,7 @@ bench-baselines: setup  ## simple baselines on the rows of a published day (CONF
 	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/strong_baselines.py --config $(CONFIG) $(addprefix --set ,$(SET)) --split $(SPLIT)
 
-results: setup  ## the first tables of docs/results.md, in about three hours (DATA=<folder of ml-100k, ml-1m, amazon-beauty> SETS=ml-100k,shuffled,ml-1m,beauty SEEDS=3)
+results: setup  ## the first tables of docs/results.md, in about four hours (DATA=<folder of ml-100k, ml-1m, amazon-beauty, completejourney> SETS=ml-100k,shuffled,ml-1m,beauty,few,journey SEEDS=3)
 	$(in_env) python -c "import implicit" || $(in_env) python -m pip install --quiet -e ".[bench]"
 	$(in_env) python bench/real_data.py --data $(DATA) --sets $(SETS) --seeds $(SEEDS)
 	$(in_env) trichannel grid parts --config mic_micrec --set source.path=$(DATA)/ml-100k --set trainer.epochs=8 $(single) --seeds $(SEEDS) --budget 3h --out docs/results.md

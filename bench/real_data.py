@@ -1,6 +1,6 @@
 """Our candidates beside strong simple baselines on public data, several trainings each: the first tables of docs/results.md.
 
-    make results DATA=path/to/data [SETS=ml-100k,ml-1m,beauty] [SEEDS=3]
+    make results DATA=path/to/data [SETS=ml-100k,ml-1m,beauty,few] [SEEDS=3]
 
 DATA holds the folders as published: ml-100k, ml-1m, completejourney, and amazon-beauty with Beauty.txt, one user a line. Each training is
 a whole day by `trichannel run` under data/results, with all but the held-out clicks learned from (split.refit); a day that is up to date

@@ -187,7 +187,7 @@ def _doctor(_: Arguments) -> int:
 def _init_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", required=True, metavar="PATH", help="a file or folder of raw clicks")
     parser.add_argument("--out", default="trichannel.yaml", metavar="FILE", help="where the settings go (default: trichannel.yaml)")
-    parser.add_argument("--recipe", choices=(AUTO, *RECIPES), default=AUTO, help="how to train (default: by the clicks an item has)")
+    parser.add_argument("--recipe", choices=(AUTO, *RECIPES), default=AUTO, help="how to train (default: by what the clicks tell)")
 
 
 def _init(arguments: Arguments) -> int:

@@ -1,5 +1,6 @@
 """What tells more of a user's last click: what most people click, or what is clicked together. Judged from a raw log, without Spark."""
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +30,7 @@ class LastClicks:
     def __init__(self) -> None:
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
-        self._clicks: list[tuple[int, float, int]] = []
+        self._user_C, self._item_C, self._moment_C = array("i"), array("i"), array("d")
 
     def add(self, clicks: Iterable[tuple[str, str, float]]) -> None:
         """User, item and moment of each; those of one moment in the order in which they are added."""
@@ -38,14 +39,16 @@ class LastClicks:
             if number is None and len(self._users) < USERS:
                 number = self._users.setdefault(user, len(self._users))
             if number is not None:
-                self._clicks.append((number, moment, self._items.setdefault(item, len(self._items))))
+                self._user_C.append(number)
+                self._item_C.append(self._items.setdefault(item, len(self._items)))
+                self._moment_C.append(moment)
 
     def found(self) -> Found:
         """What the clicks before each user's last one tell of it."""
-        if not self._clicks:
+        if not self._user_C:
             return Found(0, 0.0, 0.0)
-        user_C, moment_C, item_C = (np.asarray(column) for column in zip(*self._clicks, strict=True))
-        order = np.lexsort((moment_C, user_C))  # stable
+        user_C, item_C = np.asarray(self._user_C), np.asarray(self._item_C)
+        order = np.lexsort((np.asarray(self._moment_C), user_C))  # stable
         user_C, item_C = user_C[order], item_C[order]
         last_C = np.append(user_C[1:] != user_C[:-1], True)
         shape = (len(self._users), len(self._items))

@@ -21,6 +21,7 @@ from conf.storage import MAIN
 from conf.tables import ARTEFACTS, TABLES
 from retrieval.channels import CHANNELS
 from spark_jobs.cli import VERBS
+from spark_jobs.init import init
 from spark_jobs.report_names import VECTORS
 from spark_jobs.sources import SOURCES
 from spark_jobs.sources.times import NAMED
@@ -182,3 +183,12 @@ def test_reasons_of_rejects_stand_in_the_code():
 def test_every_source_has_its_section():
     told = re.findall(r"^## (\w+)$", text_of(ROOT / "docs" / "sources.md"), flags=re.MULTILINE)
     assert set(told) == set(SOURCES)
+
+
+def test_what_init_is_shown_to_write_is_what_it_writes(tmp_path, monkeypatch):
+    text = text_of(ROOT / "docs" / "sources.md")
+    for name, rows in re.findall(r"^```csv (clicks|users|items)\.csv\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / f"{name}.csv").write_text(rows)
+    monkeypatch.chdir(tmp_path)
+    (shown,) = re.findall(r"^```text\n(# Settings for .*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert init("clicks.csv", "trichannel.yaml").startswith(shown)
