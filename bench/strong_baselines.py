@@ -108,7 +108,7 @@ def _ease_of_users(clicked: Any) -> Scorer:
     gram[np.diag_indices_from(gram)] += LAMBDA
     inverse = np.linalg.inv(gram)
     columns = clicked.tocsc()
-    parts = [columns[:, start : start + BLOCK].toarray() for start in range(0, columns.shape[1], BLOCK)]
+    parts = (columns[:, start : start + BLOCK].toarray() for start in range(0, columns.shape[1], BLOCK))
     left_I = np.concatenate([1 - ((inverse @ part) * part).sum(axis=0) for part in parts])  # l times the diagonal
 
     def scores(users: npt.NDArray[np.int64]) -> Floats:

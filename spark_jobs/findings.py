@@ -74,7 +74,8 @@ def _sequences(file: Path) -> Finding:
         seen.update(clicked)
         clicks.add((user, item, 0.0) for item in clicked)
     notes = [f"Found: one user a line, {len(counts):,} users, in order and without times."]
-    return Finding({"source": source, "split": split_for(counts)}, notes, sum(counts) / max(len(seen), 1), clicks.found())
+    split = split_for(counts)
+    return Finding({"source": source, "split": split}, notes, sum(counts) / max(len(seen), 1), clicks.found(held_out=split["k"]))
 
 
 def split_for(clicks_of_users: Iterable[int]) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _generic(place: Path) -> Finding:
     columns = _columns_of(log)
     ts_format = time_format(log, columns.get("ts"))
     seen = survey(log, columns, ts_format)
+    split = split_for(seen.counts.values())
     num_clicks, num_items = seen.counts.total(), max(seen.num_items, 1)
     source: dict[str, Any] = {"kind": "generic", "path": str(log.path), "format": log.format, "separator": log.separator or ","}
     source |= {"columns": columns, "ts_format": ts_format} | ({"default_ds": seen.last_day} if seen.last_day else {})
@@ -100,11 +102,11 @@ def _generic(place: Path) -> Finding:
     titles = [name for name, spec in fields.items() if spec["role"] == "text"]
     settings = {
         "source": source | entities.settings,
-        "split": split_for(seen.counts.values()),
+        "split": split,
         "cooc": {"category_field": category(fields)},
     }
     settings |= {"report": {"title_field": titles[0] if titles else None}}
-    return Finding(settings, notes + entities.notes, num_clicks / num_items, seen.last_clicks)
+    return Finding(settings, notes + entities.notes, num_clicks / num_items, seen.last_clicks.found(held_out=split["k"]))
 
 
 def _columns_of(log: Table) -> dict[str, str]:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-USERS: Final = 20_000  # the first of the log, whose clicks are kept
-SCORED: Final = 1_000  # of them, evenly spread
+CLICKS: Final = 5_000_000  # of the log's first users: from then on no further user is looked at
+SCORED: Final = 1_000  # users, evenly spread
 AT: Final = 50
 
 
@@ -36,20 +36,21 @@ class LastClicks:
         """User, item and moment of each; those of one moment in the order in which they are added."""
         for user, item, moment in clicks:
             number = self._users.get(user)
-            if number is None and len(self._users) < USERS:
+            if number is None and len(self._user_C) < CLICKS:
                 number = self._users.setdefault(user, len(self._users))
             if number is not None:
                 self._user_C.append(number)
                 self._item_C.append(self._items.setdefault(item, len(self._items)))
                 self._moment_C.append(moment)
 
-    def found(self) -> Found:
-        """What the clicks before each user's last one tell of it."""
-        if not self._user_C:
-            return Found(0, 0.0, 0.0)
+    def found(self, *, held_out: int) -> Found:
+        """What the clicks before each user's last one tell of it, the `held_out` ones behind it not looked at: those are for the test."""
         user_C, item_C = np.asarray(self._user_C), np.asarray(self._item_C)
         order = np.lexsort((np.asarray(self._moment_C), user_C))  # stable
+        order = order[:-held_out][user_C[order][:-held_out] == user_C[order][held_out:]] if held_out else order
         user_C, item_C = user_C[order], item_C[order]
+        if not len(user_C):
+            return Found(0, 0.0, 0.0)
         last_C = np.append(user_C[1:] != user_C[:-1], True)
         shape = (len(self._users), len(self._items))
         clicked = sp.csr_matrix((np.ones((~last_C).sum()), (user_C[~last_C], item_C[~last_C])), shape)

@@ -3,13 +3,14 @@
 import datetime
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from conf.errors import BadDataError, Fault
-from spark_jobs.last_clicks import Found, LastClicks
+from spark_jobs.last_clicks import LastClicks
 from spark_jobs.sniff import Table, present
 from spark_jobs.sources.guess import ORDER_WORDS, PATTERNS, best_column, guess_ts_format, tokens
 from spark_jobs.sources.raw import FIRST_TS, LAST_TS
@@ -82,7 +83,7 @@ class Survey:
     last_day: str | None
     counts: Counter[str]
     num_items: int
-    last_clicks: Found
+    last_clicks: LastClicks
 
 
 def survey(log: Table, columns: dict[str, str], ts_format: str) -> Survey:
@@ -90,30 +91,41 @@ def survey(log: Table, columns: dict[str, str], ts_format: str) -> Survey:
     counts: Counter[str] = Counter()
     clicks = LastClicks()
     items: set[str] = set()
-    last: str | None = None
-    names = [columns["user_key"], columns["item_key"]] + ([columns["ts"]] if ts_format != "order" else [])
-    rows = log.values(names)
+    last: float | None = None
+    rows = log.values([columns[role] for role in ("user_key", "item_key", "ts") if role in columns])
     while chunk := list(itertools.islice(rows, 100_000)):
         counts.update(str(row[0]) for row in chunk if row[0] is not None)
         items.update(str(row[1]) for row in chunk if row[1] is not None)
-        clicks.add(_placed(row, ts_format) for row in chunk if row[0] is not None and row[1] is not None)
-        if ts_format != "order":
-            last = max(filter(None, (last, last_day([row[2] for row in chunk], ts_format))), default=None)
+        moments = [_moment(row[2], ts_format) if len(row) > 2 else 0.0 for row in chunk]
+        clicks.add(
+            (str(row[0]), str(row[1]), moment)
+            for row, moment in zip(chunk, moments, strict=True)
+            if row[0] is not None and row[1] is not None and moment is not None
+        )
+        last = max((moment for moment in (last, *moments) if moment is not None), default=None)
     if not counts:
         raise BadDataError(f"--from {log.path}", [Fault(f"column {quoted(columns['user_key'])} holds no value")])
-    return Survey(last, counts, len(items), clicks.found())
-
-
-def _placed(row: Sequence[Any], ts_format: str) -> tuple[str, str, float]:
-    """User, item and moment; a click without a time stands first."""
-    seconds = _seconds(row[2], ts_format) if ts_format != "order" and row[2] is not None else None
-    return str(row[0]), str(row[1]), seconds or 0.0
+    return Survey(None if ts_format == "order" else _day(last), counts, len(items), clicks)
 
 
 def last_day(values: Iterable[Any], ts_format: str) -> str | None:
     """The latest day (UTC) of times in a format, YYYY-MM-DD; values that are no time are passed over."""
-    seconds = [s for value in values if value is not None and (s := _seconds(value, ts_format)) is not None and FIRST_TS <= s < LAST_TS]
-    return datetime.datetime.fromtimestamp(max(seconds), datetime.UTC).date().isoformat() if seconds else None
+    return _day(max((moment for value in values if (moment := _moment(value, ts_format)) is not None), default=None))
+
+
+def _day(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC).date().isoformat()
+
+
+def _moment(value: Any, ts_format: str) -> float | None:
+    """Seconds since 1970, or the rank where the format is order; None for what `ingest` refuses as a time."""
+    if value is None:
+        return None
+    if ts_format == "order":
+        rank = _number(value)
+        return rank if rank is not None and math.isfinite(rank) else None
+    seconds = _seconds(value, ts_format)
+    return seconds if seconds is not None and FIRST_TS <= seconds < LAST_TS else None
 
 
 def _seconds(value: Any, ts_format: str) -> float | None:

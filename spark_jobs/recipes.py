@@ -16,13 +16,13 @@ def sequential(finding: Finding) -> dict[str, Any]:
     """The packaged sequential.yaml: a tower over the sequence of item ids, with a loss at every click; more dropout where items have few
     clicks.
 
-    Of a catalogue with items that nobody clicked it takes those with clicks: all others would share the vector of unknown ids.
+    There a table of items is taken as far as they have clicks: the others, mostly more, would share the vector of unknown ids.
     """
     settings = {name: values for name, values in load("sequential").model_dump(exclude_unset=True).items() if name in TRAINED}
     if few(finding):
         settings["model"]["dropout"] = 0.5
-    if "items" in finding.settings["source"]:
-        settings["source"] = finding.settings["source"] | {"catalogue": "clicked"}
+        if "items" in finding.settings["source"]:
+            settings["source"] = finding.settings["source"] | {"catalogue": "clicked"}
     return settings
 
 
@@ -55,11 +55,11 @@ def few(finding: Finding) -> bool:
 
 
 def chosen(recipe: str, finding: Finding) -> str:
-    """The recipe's name. auto is `sequential`; but `contrastive` where items have few clicks and what is clicked together tells no more
+    """The recipe's name. auto is `sequential`; but `contrastive` where items have few clicks, unless what is clicked together tells more
     of users' last clicks than what most people click: there ids alone say too little."""
     told = finding.last_clicks
-    alike = told is not None and told.together <= told.popular
-    return recipe if recipe != AUTO else "contrastive" if few(finding) and alike else "sequential"
+    related = told is not None and told.together > told.popular
+    return recipe if recipe != AUTO else "contrastive" if few(finding) and not related else "sequential"
 
 
 def notes(recipe: str, finding: Finding) -> list[str]:
@@ -67,7 +67,7 @@ def notes(recipe: str, finding: Finding) -> list[str]:
     reasons = []
     if isfinite(finding.clicks_an_item):
         reasons.append(f"{finding.clicks_an_item:.1f} clicks an item{' are few' if few(finding) else ''}")
-    if told := finding.last_clicks:
+    if (told := finding.last_clicks) and told.users:
         found = f"{told.together:.1%} are found by what was clicked together, {told.popular:.1%} by popularity"
         reasons.append(f"of {told.users:,} last clicks, in 50 items, {found}")
     why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -75,6 +75,7 @@ def notes(recipe: str, finding: Finding) -> list[str]:
     if name == "sequential":
         said = f"Recipe sequential{why}: items by their ids in the order of clicks, no fields of users or items"
         gentle = "; more dropout" if few(finding) else ""
+        gentle += ", no items without clicks (source.catalogue)" if few(finding) and "items" in finding.settings["source"] else ""
         return [f"{said}{gentle}; for the fields and for MIC: --recipe contrastive"]
     gentle = "; no contrast between users (objectives.mic.uu), more dropout, a lower lr" if few(finding) else ""
     return [f"Recipe contrastive{why}: all fields, MIC beside a sampled softmax{gentle}"]

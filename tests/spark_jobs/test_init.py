@@ -14,7 +14,9 @@ from conf.sections.source import FieldSpec
 from conf.settings import Settings, load
 from spark_jobs.entity_fields import field_name, field_role
 from spark_jobs.init import init
-from spark_jobs.log_columns import last_day
+from spark_jobs.last_clicks import Found
+from spark_jobs.log_columns import last_day, survey
+from spark_jobs.sniff import open_table
 from spark_jobs.sources.generic import source
 
 NOON = 1_768_046_400  # 2026-01-10T12:00:00Z
@@ -191,11 +193,14 @@ def test_the_recipe_goes_by_the_clicks_an_item_has(
 
 
 def test_where_items_have_few_clicks_the_recipe_goes_by_what_tells_of_last_clicks(tmp_path: Path) -> None:
-    """60 threes of items, where who clicked two clicks the third; and ten items that are known to all, beside 240 clicked once."""
+    """60 threes of items, where who clicked two clicks the third; and ten items that are known to all, beside 240 clicked once. A click
+    behind them is held out."""
     threes = [f"u{n},{item}{n % 60},{NOON + (place + n // 60) % 3}" for n in range(180) for place, item in enumerate("abc")]
     known = [
         f"u{n},{item},{NOON + place}" for n in range(240) for place, item in enumerate([f"c{n}", f"k{n % 10}"][:: 1 if n < 180 else -1])
     ]
+    threes += [f"u{n},k{n % 10},{NOON + 9}" for n in range(180)]
+    known += [f"u{n},k{n % 10},{NOON + 9}" for n in range(240)]
     told = {"sasrec": "180 last clicks, in 50 items, 100.0% are found by what was clicked together, 28.1% by popularity"}
     told["dssm"] = "240 last clicks, in 50 items, 0.0% are found by what was clicked together, 75.0% by popularity"
     for rows, encoder in ((threes, "sasrec"), (known, "dssm")):
@@ -203,6 +208,22 @@ def test_where_items_have_few_clicks_the_recipe_goes_by_what_tells_of_last_click
         text = init(str(log), out)
         assert load(out).model.encoder == encoder
         assert told[encoder] in text
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_last_clicks_are_last_by_the_column_of_times_or_ranks(tmp_path: Path, clock: bool) -> None:
+    """Rows stand in the wrong order; what `ingest` will refuse as a time is no click."""
+    first = NOON if clock else 1
+    rows = [(f"u{n}", f"{item}{n % 60}", first + (place + n // 60) % 3) for n in range(180) for place, item in enumerate("abc")]
+    rows += [(user, f"{item}x", first + 9) for user, item, moment in rows if moment == first]
+    lines = [f"{user},{item},{moment}" for user, item, moment in sorted(rows, key=lambda row: -row[2])]
+    columns = {"user_key": "user_id", "item_key": "item_id", "ts": "ts" if clock else "position"}
+    refused = [f"u{n},z{n},{stamp}" for n, stamp in enumerate(["", "nan", "900000000000000", "soon"] if clock else ["", "nan"])]
+    for name, more in (("whole", []), ("refused", refused)):
+        log = open_table(csv_file(tmp_path / name / "log.csv", ",".join(columns.values()), lines + more))
+        seen = survey(log, columns, "epoch_s" if clock else "order")
+        assert seen.last_clicks.found(held_out=1) == Found(180, pytest.approx(50 / 178), 1.0)
+        assert (seen.last_day, seen.num_items) == ("2026-01-10" if clock else None, 360 + len(more))
 
 
 def test_items_that_nobody_clicked_are_left_out_where_ids_are_all_that_is_seen(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from spark_jobs.last_clicks import AT, Found, LastClicks
 Click = tuple[str, str, float]
 
 
-def found(clicks: Sequence[Click]) -> Found:
+def found(clicks: Sequence[Click], held_out: int = 0) -> Found:
     judge = LastClicks()
     judge.add(clicks)
-    return judge.found()
+    return judge.found(held_out=held_out)
 
 
 def twin(clicks: Sequence[Click]) -> Found:
@@ -62,9 +62,27 @@ def test_none_and_users_of_one_click() -> None:
 
 
 def test_last_is_by_the_clock_and_else_by_the_order() -> None:
-    """u's last click is on `a` though it is told first; v's two are of one moment; w's last is on an item known to w."""
-    clicks = [("u", "a", 2.0), ("u", "b", 1.0), ("v", "b", 1.0), ("v", "a", 1.0), ("w", "a", 0.0), ("w", "b", 1.0), ("w", "a", 2.0)]
-    assert found(clicks) == Found(2, 1.0, 1.0)
+    """Only `a` and `b` are known to others: u's last click is on `a` though `x` is told later, v's two are of one moment, and w has
+    clicked its last item before."""
+    others = [(user, item, 0.0) for user in ("p", "q") for item in ("a", "b", "b")]
+    clicks = [("u", "a", 2.0), ("u", "b", 0.0), ("u", "x", 1.0), ("v", "b", 1.0), ("v", "a", 1.0)]
+    clicks += [("w", "a", 0.0), ("w", "b", 1.0), ("w", "a", 2.0)]
+    assert found(others + clicks) == Found(2, 1.0, 1.0)
+    later = [(user, item, 3.0 - moment) for user, item, moment in clicks[:3]]
+    assert found(others + later + clicks[3:]) == Found(2, 1.0, 1.0)  # u's last is `b` now
+    assert found([*others, ("u", "x", 3.0), *clicks[1:2], *clicks[3:]]) == Found(2, 0.5, 0.5)  # u's last is `x`, which nobody knows
+    assert found([*others, ("v", "b", 1.0), ("v", "y", 1.0)]) == Found(1, 0.0, 0.0)
+    assert found([*others, ("v", "y", 1.0), ("v", "b", 1.0)]) == Found(1, 1.0, 0.0)
+
+
+def test_held_out_clicks_are_not_looked_at() -> None:
+    clicks = drawn(5)
+    of: dict[str, list[Click]] = defaultdict(list)
+    for click in clicks:
+        of[click[0]].append(click)
+    for held_out in (1, 3, 100):
+        left = [click for own in of.values() for click in sorted(own, key=lambda click: click[2])[:-held_out]]
+        assert found(clicks, held_out) == found(left)
 
 
 def test_equal_items_share_the_room() -> None:
@@ -82,10 +100,20 @@ def test_equal_to_a_slow_twin(seed: int) -> None:
     assert 0 < slow.together < 1
 
 
-def test_the_first_users_are_kept_and_evenly_spread_ones_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last_clicks, "USERS", 50)
+def test_the_first_users_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clicks of users whose first one comes before the bound, and none of others."""
     first = [(f"u{user}", item, float((place + user) % 3)) for user in range(50) for place, item in enumerate("abc")]
     later = [(f"x{user}", f"y{user}", float(place)) for user in range(200) for place in range(2)]
-    assert found(first + later) == found(first) == Found(50, 1.0, 1.0)
-    monkeypatch.setattr(last_clicks, "SCORED", 7)
-    assert found(first).users == 7
+    assert found(first) == Found(50, 1.0, 1.0)
+    monkeypatch.setattr(last_clicks, "CLICKS", 148)
+    assert found(first + later + [("u0", "z", 9.0), ("x0", "z", 9.0)]) == Found(50, 0.98, 0.98)
+
+
+def test_scored_users_are_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third user clicks what goes together, and those alone are scored."""
+    threes = [(f"u{user}", item, float((place + user // 3) % 3)) for user in range(0, 28, 3) for place, item in enumerate("abc")]
+    others = [(f"u{user}", f"x{user}{place}", float(place)) for user in range(28) if user % 3 for place in range(2)]
+    clicks = sorted(threes + others, key=lambda click: int(click[0][1:]))
+    assert found(clicks) == Found(28, pytest.approx(10 / 28), pytest.approx(10 / 28))
+    monkeypatch.setattr(last_clicks, "SCORED", 10)
+    assert found(clicks) == Found(10, 1.0, 1.0)
