@@ -61,13 +61,14 @@ class LastClicks:
         chosen = np.unique(np.linspace(0, max(len(user_U) - 1, 0), SCORED).astype(int))[: len(user_U)]
         user_U, item_U = user_U[chosen], item_U[chosen]
         count_I = np.asarray(clicked.sum(axis=0)).ravel()
-        unit_IU = (clicked @ sp.diags_array(1 / np.sqrt(np.maximum(count_I, 1)))).T.tocsr()  # rows of norm 1
+        unit_UI = clicked @ sp.diags_array(1 / np.sqrt(np.maximum(count_I, 1)))  # columns of norm 1
+        unit_IU = unit_UI.T.tocsr()
         popular = together = 0.0
         for user, item in zip(user_U, item_U, strict=True):
-            seen = clicked[[user]].indices
-            popular += _chance(count_I, item, seen)
-            near_I = unit_IU @ np.asarray(unit_IU[seen].sum(axis=0)).ravel()
-            together += _chance(near_I, item, seen)
+            own = clicked[[user]]
+            near_I = (own @ unit_IU @ unit_UI).toarray().ravel()
+            popular += _chance(count_I, item, own.indices)
+            together += _chance(near_I, item, own.indices)
         num = len(user_U)
         return Found(num, popular / max(num, 1), together / max(num, 1))
 
@@ -76,7 +77,6 @@ def _chance(score_I: npt.NDArray[np.float64], item: int, seen: npt.NDArray[np.in
     """How likely the item is among the 50 unseen ones of highest score, where equal ones stand in any order; 0 without a score."""
     if score_I[item] <= 0:
         return 0.0
-    relative_I = score_I / score_I[item]
-    higher_I, equal_I = relative_I > 1 + 1e-9, np.abs(relative_I - 1) <= 1e-9  # the same sum in another order is no other score
-    above, alike = (int(one_I.sum() - one_I[seen].sum()) for one_I in (higher_I, equal_I))
-    return min(max(AT - above, 0) / alike, 1.0)
+    least, most = score_I[item] * (1 - 1e-9), score_I[item] * (1 + 1e-9)  # the same sum in another order is no other score
+    above, not_below = (np.count_nonzero(one_I) - np.count_nonzero(one_I[seen]) for one_I in (score_I > most, score_I >= least))
+    return min(max(AT - above, 0) / (not_below - above), 1.0)
