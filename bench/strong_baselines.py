@@ -113,8 +113,9 @@ def _ease_of_users(clicked: Any) -> Scorer:
 
     def scores(users: npt.NDArray[np.int64]) -> Floats:
         own = clicked[users]
-        rebuilt = own.toarray() - (columns.T @ ((own @ clicked.T) @ inverse).T).T
-        return np.asarray(own.toarray() - rebuilt / left_I, np.float32)
+        own_BI = own.toarray()
+        left_BI = own_BI - (columns.T @ ((own @ clicked.T) @ inverse).T).T
+        return np.asarray(own_BI - left_BI / left_I, np.float32)
 
     return scores
 

@@ -100,11 +100,7 @@ def _generic(place: Path) -> Finding:
     entities = _entities(tables, log, columns, ts_format)
     fields = entities.settings["fields"]["item"]
     titles = [name for name, spec in fields.items() if spec["role"] == "text"]
-    settings = {
-        "source": source | entities.settings,
-        "split": split,
-        "cooc": {"category_field": category(fields)},
-    }
+    settings = {"source": source | entities.settings, "split": split, "cooc": {"category_field": category(fields)}}
     settings |= {"report": {"title_field": titles[0] if titles else None}}
     return Finding(settings, notes + entities.notes, num_clicks / num_items, seen.last_clicks.found(held_out=split["k"]))
 

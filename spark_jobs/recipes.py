@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from conf.settings import load
 from spark_jobs.findings import Finding
+from spark_jobs.last_clicks import AT
 
 FEW_CLICKS: Final = 10.0  # an item: below it a model learns users by heart before it learns tastes
 AUTO: Final = "auto"
@@ -69,7 +70,7 @@ def notes(recipe: str, finding: Finding) -> list[str]:
         reasons.append(f"{finding.clicks_an_item:.1f} clicks an item{' are few' if few(finding) else ''}")
     if (told := finding.last_clicks) and told.users:
         found = f"{told.together:.1%} are found by what was clicked together, {told.popular:.1%} by popularity"
-        reasons.append(f"of {told.users:,} last clicks, in 50 items, {found}")
+        reasons.append(f"of {told.users:,} last clicks, in {AT} items, {found}")
     why = f" ({'; '.join(reasons)})" if reasons else ""
     name = chosen(recipe, finding)
     if name == "sequential":

@@ -227,11 +227,16 @@ def test_last_clicks_are_last_by_the_column_of_times_or_ranks(tmp_path: Path, cl
 
 
 def test_items_that_nobody_clicked_are_left_out_where_ids_are_all_that_is_seen(tmp_path: Path) -> None:
+    """Where items have few clicks: three here, and then ten."""
     folder = shop(tmp_path / "shop")
     for recipe, catalogue in (("sequential", "clicked"), ("contrastive", "all")):
         out = str(tmp_path / f"{recipe}.yaml")
         init(str(folder), out, recipe)
         assert load(out).source.catalogue == catalogue
+    many = [f"c{n % 3};p{n % 4};{NOON + n}" for n in range(40)]
+    csv_file(folder / "sales.csv", "customer;sku;timestamp", many)
+    init(str(folder), str(tmp_path / "many.yaml"))
+    assert load(str(tmp_path / "many.yaml")).source.catalogue == "all"
 
 
 def test_a_recipe_is_the_packaged_one(tmp_path: Path) -> None:
